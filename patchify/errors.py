@@ -1,0 +1,345 @@
+"""Every way in which Patchify can fail, as one tree.
+
+Below `PatchifyError` stand two families, told apart by what to do next. `RejectedError`: what somebody served or
+configured is wrong, and trying again unchanged will not help. `UnavailableError`: something could not be reached or
+done just now, and a later attempt may succeed. Leaves carry their facts as attributes and say what would be right.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class PatchifyError(Exception):
+    """Root of all errors raised by Patchify."""
+
+
+class RejectedError(PatchifyError):
+    """What was served or configured is wrong; the same attempt will fail again."""
+
+
+class UnavailableError(PatchifyError):
+    """Something could not be reached or done now; a later attempt may succeed."""
+
+
+# Configuration and use ------------------------------------------------------------------------------------------------
+
+
+class ConfigError(RejectedError, ValueError):
+    """A configuration value is missing or wrong.
+
+    Attributes: ``key`` (its name), ``problem`` (what was found and what would be right).
+    """
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}")
+        self.key = key
+        self.problem = problem
+
+
+class InvalidVersionError(RejectedError, ValueError):
+    """A text is not a SemVer version. Attributes: ``text``, ``reason``."""
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(f"{text[:80]!r} is not a SemVer version: {reason}")
+        self.text = text
+        self.reason = reason
+
+
+class InvalidKeyError(RejectedError, ValueError):
+    """A key is not a usable Ed25519 key. Key material never appears in the message."""
+
+
+class MissingExtraError(PatchifyError, ImportError):
+    """A half was imported whose packages are not installed. Attribute: ``extra``."""
+
+    def __init__(self, half: str, extra: str, missing: str | None) -> None:
+        super().__init__(f"{half} needs the package {missing!r}: install it with pip install 'patchify-updater{extra}'")
+        self.extra = extra
+
+
+class ActionDeniedError(UnavailableError):
+    """A critical action may not start because a restart is pending or under way."""
+
+    def __init__(self) -> None:
+        super().__init__("a restart is pending or under way: no new critical action may start until it is done")
+
+
+class UpdateInProgressError(UnavailableError):
+    """Another check or update is already under way, in this process or in another one."""
+
+
+class NothingStagedError(RejectedError):
+    """`Updater.restart` was called while no verified release is staged."""
+
+    def __init__(self) -> None:
+        super().__init__("no release is staged: call install() first")
+
+
+class ClosedError(RejectedError):
+    """The updater was closed and does nothing any more."""
+
+    def __init__(self) -> None:
+        super().__init__("this updater is closed")
+
+
+# Releases on the server -----------------------------------------------------------------------------------------------
+
+
+class ReleaseError(RejectedError):
+    """A release file is not what the configuration says. Attributes: ``version``, ``path``."""
+
+    def __init__(self, version: str, path: Path, problem: str) -> None:
+        super().__init__(f"release {version}: {path} {problem}")
+        self.version = version
+        self.path = path
+
+
+class ReleaseMissingError(ReleaseError):
+    """A release file does not exist or is not a regular file."""
+
+    def __init__(self, version: str, path: Path) -> None:
+        super().__init__(version, path, "is missing or not a regular file")
+
+
+class ReleaseUnreadableError(ReleaseError):
+    """A release file cannot be read."""
+
+    def __init__(self, version: str, path: Path, reason: str) -> None:
+        super().__init__(version, path, f"cannot be read: {reason}")
+
+
+class ReleaseInvalidError(ReleaseError):
+    """A release file does not have the configured SHA-256. Attributes: ``expected``, ``found``."""
+
+    def __init__(self, version: str, path: Path, *, expected: str, found: str) -> None:
+        super().__init__(version, path, f"has SHA-256 {found}, but {expected} is configured")
+        self.expected = expected
+        self.found = found
+
+
+class VersionNotFoundError(RejectedError):
+    """There is no release of this version. Attribute: ``version``."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__(f"Version {version} not found")
+        self.version = version
+
+
+# What came over the network -------------------------------------------------------------------------------------------
+
+
+class AnswerError(RejectedError):
+    """An answer of the update server cannot be accepted. Attribute: ``url``."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        super().__init__(f"{url}: {problem}")
+        self.url = url
+
+
+class InvalidUrlError(AnswerError):
+    """A URL cannot be requested."""
+
+
+class RedirectError(AnswerError):
+    """The server redirects to another host, to a less secure scheme, or endlessly. Attribute: ``location``."""
+
+    def __init__(self, url: str, location: str, problem: str) -> None:
+        super().__init__(url, f"redirects to {location[:200]!r}, which is refused: {problem}")
+        self.location = location
+
+
+class HttpError(AnswerError):
+    """The status is one that asking again will not change. Attribute: ``status``."""
+
+    def __init__(self, url: str, status: int) -> None:
+        super().__init__(url, f"answered with HTTP status {status}; is the address of the API right?")
+        self.status = status
+
+
+class UnexpectedContentTypeError(AnswerError):
+    """The content type is not the one of this endpoint. Attributes: ``found``, ``expected``."""
+
+    def __init__(self, url: str, *, found: str, expected: str) -> None:
+        super().__init__(url, f"has content type {found[:80]!r}, but {expected!r} is expected")
+        self.found = found
+        self.expected = expected
+
+
+class InvalidBodyError(AnswerError):
+    """The body cannot be read as what its headers say: no or wrong length, an encoding nobody asked for."""
+
+
+class TooMuchDataError(AnswerError):
+    """The body is longer than announced or allowed. Attribute: ``limit`` (bytes)."""
+
+    def __init__(self, url: str, limit: int, what: str) -> None:
+        super().__init__(url, f"body is longer than {limit} bytes, {what}")
+        self.limit = limit
+
+
+class MissingSignatureError(AnswerError):
+    """The answer has no ``X-Signature`` header."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, "has no X-Signature header; is this a Patchify server?")
+
+
+class InvalidSignatureError(AnswerError):
+    """The ``X-Signature`` header is not 128 hex digits. Attribute: ``signature``."""
+
+    def __init__(self, url: str, signature: str) -> None:
+        super().__init__(url, f"has the malformed signature {signature[:140]!r}; 128 hex digits are expected")
+        self.signature = signature
+
+
+class FailedSignatureVerificationError(AnswerError):
+    """The signature does not belong to this body and the configured key."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, "is not signed by the configured key; is the public key in the configuration right?")
+
+
+class InvalidPayloadError(AnswerError):
+    """A verified body is not the document that was asked for."""
+
+
+class FailedHashVerificationError(RejectedError):
+    """A downloaded file does not have the signed SHA-256. Attributes: ``version``, ``expected``, ``found``."""
+
+    def __init__(self, version: str, *, expected: str, found: str) -> None:
+        super().__init__(f"the downloaded release {version} has SHA-256 {found}, but {expected} is signed")
+        self.version = version
+        self.expected = expected
+        self.found = found
+
+
+class WrongVersionError(RejectedError):
+    """The newest release is already running, but calls itself by another version."""
+
+    def __init__(self, *, released: str, running: str) -> None:
+        super().__init__(
+            f"the running program is release {released} but is configured as version {running}: it would update "
+            "for ever; publish a build whose Config.version is the version it is released as"
+        )
+        self.released = released
+        self.running = running
+
+
+class ConnectionFailedError(UnavailableError):
+    """A request did not get through. Attributes: ``url``, ``retry_after`` (seconds, or None)."""
+
+    def __init__(self, url: str, problem: str, retry_after: float | None = None) -> None:
+        super().__init__(f"{url}: {problem}")
+        self.url = url
+        self.retry_after = retry_after
+
+
+class HttpRequestFailedError(ConnectionFailedError):
+    """The connection could not be made or broke: DNS, refused, reset, TLS, proxy."""
+
+
+class DeadlineExceededError(ConnectionFailedError):
+    """The answer did not arrive within its time."""
+
+
+class MissingDataError(ConnectionFailedError):
+    """The body ended before its announced length. Attributes: ``received``, ``expected`` (bytes)."""
+
+    def __init__(self, url: str, *, received: int, expected: int) -> None:
+        super().__init__(url, f"body ended after {received} of {expected} bytes")
+        self.received = received
+        self.expected = expected
+
+
+class ServerBusyError(ConnectionFailedError):
+    """The server cannot answer now (408, 425, 429 or 5xx). Attributes: ``status``, ``retry_after``."""
+
+    def __init__(self, url: str, status: int, retry_after: float | None) -> None:
+        wait = "" if retry_after is None else f"; it asks to wait {retry_after:.0f} s"
+        super().__init__(url, f"answered with HTTP status {status}{wait}", retry_after)
+        self.status = status
+
+
+# Files and processes on the client ------------------------------------------------------------------------------------
+
+
+class FileOperationError(UnavailableError):
+    """A file operation failed. Attributes: ``path``, ``errno`` (or None)."""
+
+    operation = "use"
+
+    def __init__(self, path: Path | str, cause: OSError | str) -> None:
+        reason = cause if isinstance(cause, str) else (cause.strerror or str(cause))
+        super().__init__(f"unable to {self.operation} {path}: {reason}")
+        self.path = path
+        self.errno = None if isinstance(cause, str) else cause.errno
+
+
+class UnableToObtainExecutableError(FileOperationError):
+    """It is not clear which file is the program."""
+
+    operation = "update the program"
+
+
+class UnableToCreateFolderError(FileOperationError):
+    """The folder beside the executable cannot be created or used."""
+
+    operation = "create the update folder"
+
+
+class UnableToLockError(FileOperationError):
+    """The lock file cannot be used."""
+
+    operation = "lock"
+
+
+class UnableToCreateDownloadError(FileOperationError):
+    """The file to download to cannot be created."""
+
+    operation = "create the download file"
+
+
+class UnableToWriteDownloadError(FileOperationError):
+    """The download cannot be written: disk full, quota, I/O error."""
+
+    operation = "write the download file"
+
+
+class UnableToReadFileError(FileOperationError):
+    """A file that has to be verified cannot be read."""
+
+    operation = "read"
+
+
+class UnableToSetPermissionsError(FileOperationError):
+    """Mode or ownership of the program cannot be given to the new file."""
+
+    operation = "give the mode and ownership of the program to"
+
+
+class UnableToBackUpError(FileOperationError):
+    """The running program cannot be kept as the previous version."""
+
+    operation = "back up the program as"
+
+
+class UnableToSwapError(FileOperationError):
+    """The new file cannot be put in the place of the program."""
+
+    operation = "replace the program"
+
+
+class UnableToWriteStateError(FileOperationError):
+    """The state file cannot be written."""
+
+    operation = "write"
+
+
+class UnableToRestartError(FileOperationError):
+    """The new version could not be started; the old one was put back."""
+
+    operation = "restart"

@@ -1,0 +1,193 @@
+"""The routes: requests in, `Core`'s answers out, errors as the status and text that the original gives.
+
+Paths, bodies, headers and signatures are those of the Rust crate 0.2.2, byte for byte, and so are the answers to what
+is not there, as long as the host has no handler of its own for them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import wraps
+
+from flask import Blueprint, Flask, Response, abort, current_app, request
+from flask.blueprints import BlueprintSetupState
+
+from patchify import signals
+from patchify.errors import (
+    InvalidVersionError,
+    ReleaseError,
+    ReleaseInvalidError,
+    ReleaseMissingError,
+    ReleaseUnreadableError,
+    VersionNotFoundError,
+)
+from patchify.keys import SigningKey, encode_signature
+from patchify.messages import JSON, SIGNATURE_HEADER
+from patchify.server.config import Config
+from patchify.server.core import Core, SignedDocument
+from patchify.server.delivery import deliver
+
+View = Callable[..., Response]
+
+_log = logging.getLogger(__name__)
+_request_log = logging.getLogger("patchify.server.requests")
+
+_EXTENSION = "patchify"
+_STARTED = "patchify.started"  # in the environ: when the request arrived here, for its line in the log
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_FAILURES = {  # the path goes to the log, never into an answer
+    ReleaseMissingError: "Release file missing",
+    ReleaseUnreadableError: "Cannot open release file",
+    ReleaseInvalidError: "Release file changed",
+}
+
+patchify_bp = Blueprint("patchify", __name__)
+"""Register this on a Flask application, with any ``url_prefix``; it reads the ``PATCHIFY_*`` configuration then."""
+
+
+def core_of(app: Flask) -> Core:
+    """Return the `Core` that serves an application's releases. Raises `KeyError` before the blueprint is registered."""
+    core: Core = app.extensions[_EXTENSION]
+    return core
+
+
+def sign_response(key: SigningKey | str, response: Response) -> Response:
+    """Sign the body of a response, for a host's own JSON endpoints: adds ``X-Signature`` and returns the response.
+
+    What the clients of this key believe must not be signed with it by accident: never sign a body that somebody else
+    chooses, nor one whose only members are ``version``, or ``version`` and ``hash``, nor one whose ``kind`` begins
+    with ``patchify/``. Such a body could be passed off as an answer of the update API. Give endpoints that have
+    nothing to do with updates a key of their own.
+
+    Args:
+        key: A `SigningKey`, 64 hex digits, or the path of a key file.
+        response: A response whose whole body is known.
+
+    Raises:
+        ValueError: the response is streamed, so its body is not known yet.
+        InvalidKeyError: the key is none.
+    """
+    if response.is_streamed or response.direct_passthrough:
+        raise ValueError("a streamed response cannot be signed: its body is not known yet")
+    signing_key = key if isinstance(key, SigningKey) else SigningKey.load(key)
+    response.headers[SIGNATURE_HEADER] = encode_signature(signing_key.sign(response.get_data()))
+    return response
+
+
+@patchify_bp.record
+def _set_up(state: BlueprintSetupState) -> None:
+    """Build the `Core` of this application: what is wrong with its configuration or releases stops the start here."""
+    if _EXTENSION not in state.app.extensions:
+        state.app.extensions[_EXTENSION] = Core(Config.from_mapping(state.app.config))
+    if state.url_prefix:
+        # The last resort below our own prefix; without one it would answer for all of the host.
+        state.add_url_rule("/<path:_>", "nothing", _nothing, methods=_METHODS, provide_automatic_options=False)
+
+
+def _route(rule: str) -> Callable[[View], View]:
+    """Register a view for GET and HEAD: its errors become answers, and one line a request goes to the log."""
+
+    def register(view: View) -> View:
+        @wraps(view)
+        def answer(**arguments: str) -> Response:
+            request.environ[_STARTED] = time.perf_counter()
+            try:
+                response = view(**arguments) if request.method in ("GET", "HEAD") else _not_allowed()
+            except VersionNotFoundError as error:
+                response = _text(404, str(error))
+            except InvalidVersionError as error:
+                response = _text(400, f"Invalid URL: Cannot parse `version` with value `{error.text}`: {error.reason}")
+            except (ReleaseError, OSError) as error:
+                _log.error("release %s cannot be served: %s", arguments.get("version"), error)  # noqa: TRY400 - it says all
+                signals.emit(signals.release_failed, core_of(current_app), error=error, **arguments)
+                response = _text(500, _FAILURES.get(type(error), "Cannot read release file"))
+            if not response.direct_passthrough:  # a stream is logged when it ends
+                sent = 0 if request.method == "HEAD" else response.content_length or 0
+                _log_request(request.method, request.path, response.status_code, sent, request.environ[_STARTED])
+            return response
+
+        patchify_bp.add_url_rule(rule, view.__name__, answer, methods=_METHODS, provide_automatic_options=False)
+        return answer
+
+    return register
+
+
+@_route("/latest")
+def latest() -> Response:
+    """Answer with the signed newest version."""
+    core = core_of(current_app)
+    signals.emit(signals.version_checked, core, version=core.latest_version())
+    return _signed(core.latest_document)
+
+
+@_route("/hashes/<version>")
+def hashes(version: str) -> Response:
+    """Answer with the signed hash of a version's file."""
+    core = core_of(current_app)
+    document = core.hash_document(version)
+    signals.emit(signals.hash_sent, core, version=version)
+    return _signed(document)
+
+
+@_route("/releases/<version>")
+def releases(version: str) -> Response:
+    """Answer with the file of a version, or a range of it."""
+    core = core_of(current_app)
+    release, file = core.open_release(version)
+    method, path, started = request.method, request.path, request.environ[_STARTED]
+
+    def finish(sent: int) -> None:
+        """Tell of the end of a body: here for one sent in one piece, from the server's thread for a stream."""
+        start = response.content_range.start or 0
+        size = response.content_length or 0
+        if sent == size:
+            signals.emit(signals.release_sent, core, version=version, start=start, size=size)
+        else:
+            _log.warning("%s ended after %d of %d bytes", path, sent, size)
+            signals.emit(signals.release_aborted, core, version=version, sent=sent, size=size)
+        if response.direct_passthrough:
+            _log_request(method, path, response.status_code, sent, started)
+
+    response = deliver(request, file, release.sha256, core.config, finish)
+    if not response.direct_passthrough and response.status_code < 300 and method == "GET":
+        finish(response.content_length or 0)
+    return response
+
+
+def _nothing(_: str) -> Response:
+    """Answer for a path below the prefix that nobody serves: as the original, unless the host has its own way."""
+    handlers = current_app.error_handler_spec[None]
+    if handlers.get(404) or handlers.get(None):
+        abort(404)
+    return _empty(404)
+
+
+def _signed(document: SignedDocument) -> Response:
+    response = current_app.response_class(document.body, content_type=JSON)
+    response.headers[SIGNATURE_HEADER] = document.signature
+    return response
+
+
+def _text(status: int, text: str) -> Response:
+    return current_app.response_class(text, status, content_type="text/plain; charset=utf-8")
+
+
+def _empty(status: int) -> Response:
+    response = current_app.response_class(status=status)
+    del response.headers["Content-Type"]
+    return response
+
+
+def _not_allowed() -> Response:
+    response = _empty(405)
+    response.headers["Allow"] = "GET,HEAD"
+    return response
+
+
+def _log_request(method: str, path: str, status: int, sent: int, started: float) -> None:
+    if _request_log.isEnabledFor(logging.INFO):
+        shown = path if path.isascii() and path.isprintable() else ascii(path)  # no forged lines
+        milliseconds = (time.perf_counter() - started) * 1000
+        _request_log.info("%s %s %d %d bytes %.1f ms", method, shown, status, sent, milliseconds)

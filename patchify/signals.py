@@ -1,0 +1,49 @@
+"""Every signal that Patchify sends, in one blinker namespace.
+
+Connect to them with ``signal.connect(receiver)``; blinker keeps only a weak reference to the receiver unless told
+``weak=False``. A receiver that raises is logged and harms nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from blinker import Namespace, NamedSignal
+
+_log = logging.getLogger(__name__)
+_namespace = Namespace()
+
+# Server; the sender is the `Core` ------------------------------------------------------------------------------------
+
+releases_checked = _namespace.signal(
+    "releases-checked", "All releases were found to be as configured: ``releases`` (count), ``size`` (bytes)."
+)
+version_checked = _namespace.signal("version-checked", "A client asked for the newest version: ``version``.")
+hash_sent = _namespace.signal("hash-sent", "A client asked for the hash of ``version``.")
+release_sent = _namespace.signal(
+    "release-sent", "A release, or a range of it, went out whole: ``version``, ``start`` and ``size`` (bytes)."
+)
+release_aborted = _namespace.signal(
+    "release-aborted", "A client left early: ``version``, ``sent`` and ``size`` (bytes) of what it had asked for."
+)
+release_failed = _namespace.signal("release-failed", "A release could not be served: ``version``, ``error``.")
+
+# Client; the sender is the `Updater` ---------------------------------------------------------------------------------
+
+status_changed = _namespace.signal("status-changed", "The updater has a new ``status``.")
+update_failed = _namespace.signal(
+    "update-failed", "A check or an update ended early: ``error``, a `PatchifyError`. The updater is idle again."
+)
+wait_grew_long = _namespace.signal(
+    "wait-grew-long", "A restart has waited for critical actions longer than configured: ``status``, a `PendingRestart`."
+)
+
+
+def emit(signal: NamedSignal, sender: object, **facts: Any) -> None:
+    """Call every receiver of ``signal``, each on its own: what one raises is logged and keeps nobody from the rest."""
+    for receiver in signal.receivers_for(sender):
+        try:
+            receiver(sender, **facts)
+        except Exception:
+            _log.exception("a receiver of the signal %s failed", signal.name)

@@ -1,0 +1,75 @@
+"""What every test gets: a key, releases made of bytes, and a look at what it leaves behind."""
+
+import gc
+import hashlib
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from patchify.keys import SigningKey
+
+KEY = "11" * 32  # signs nothing but tests
+
+
+@pytest.fixture(scope="session")
+def key() -> SigningKey:
+    return SigningKey.from_hex(KEY)
+
+
+@pytest.fixture
+def publish(tmp_path):
+    """Return a function that writes release files and returns what a server's configuration says of them."""
+
+    def publish(contents: dict[str, bytes], appname: str = "app") -> dict:
+        folder = tmp_path / "releases"
+        folder.mkdir(exist_ok=True)
+        for version, data in contents.items():
+            (folder / f"{appname}-{version}").write_bytes(data)
+        hashes = {version: hashlib.sha256(data).hexdigest() for version, data in contents.items()}
+        return {"appname": appname, "key": KEY, "releases": folder, "versions": hashes}
+
+    return publish
+
+
+@pytest.fixture(autouse=True)
+def nothing_outlives_its_test():
+    """Fail a test that leaves a thread, a child process or a socket behind."""
+    before = _alive()
+    yield
+    for _ in range(100):  # what is ending may take a moment, up to five seconds in all
+        left = _alive() - before
+        if not left:
+            return
+        gc.collect()
+        time.sleep(0.05)
+    pytest.fail(f"left behind: {', '.join(sorted(left))}")
+
+
+def _alive() -> set[str]:
+    threads = {f"thread {thread.name} ({thread.ident})" for thread in threading.enumerate()}
+    if not Path("/proc/self/task").exists():
+        return threads
+    children = {
+        f"process {pid}: {_command(pid)}"
+        for task in Path("/proc/self/task").iterdir()
+        for pid in (task / "children").read_text().split()
+    }
+    sockets = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{descriptor}")
+        except OSError:
+            continue
+        if target.startswith("socket:"):
+            sockets.add(target)
+    return threads | children | sockets
+
+
+def _command(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip() or "ended, not waited for"
+    except OSError:
+        return "ended"
