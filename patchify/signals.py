@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from blinker import Namespace, NamedSignal
+from blinker import NamedSignal, Namespace
 
 _log = logging.getLogger(__name__)
 _namespace = Namespace()
@@ -32,11 +32,13 @@ release_failed = _namespace.signal("release-failed", "A release could not be ser
 # Client; the sender is the `Updater` ---------------------------------------------------------------------------------
 
 status_changed = _namespace.signal("status-changed", "The updater has a new ``status``.")
+update_available = _namespace.signal("update-available", "A check found the newer ``version``.")
 update_failed = _namespace.signal(
     "update-failed", "A check or an update ended early: ``error``, a `PatchifyError`. The updater is idle again."
 )
 wait_grew_long = _namespace.signal(
-    "wait-grew-long", "A restart has waited for critical actions longer than configured: ``status``, a `PendingRestart`."
+    "wait-grew-long",
+    "A restart has waited longer than configured for critical actions: ``status``, a `PendingRestart`.",
 )
 
 

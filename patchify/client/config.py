@@ -1,0 +1,133 @@
+"""What an updater is told: who it is, whom it asks and believes, how far it goes, how much it tolerates."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal, get_args
+from urllib.parse import urlsplit
+
+import requests
+from semver import Version
+
+from patchify.errors import ConfigError, InvalidKeyError, InvalidVersionError
+from patchify.keys import VerifyingKey
+from patchify.versions import parse_version
+
+Automatic = Literal["check", "download", "stage", "restart"]
+"""How far the updater goes by itself; what lies beyond is left to the host's own calls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The configuration of an updater.
+
+    Args:
+        version: The SemVer version of the running program.
+        api: URL of the update API, with or without a trailing slash; a path prefix is kept.
+        key: The server's Ed25519 public key: a `VerifyingKey` or 64 hex digits.
+        check_on_startup: Check at once when the updater starts. Default no.
+        check_interval: How often to check, a second at least; each wait is up to a tenth longer or shorter. Default
+            never.
+        automatic: How far to go by itself: ``"check"``, ``"download"``, ``"stage"`` or ``"restart"`` (the default).
+        executable: The file to replace. Default: the running PyInstaller executable, zipapp or script.
+        restart_wait_ceiling: Send `signals.wait_grew_long` when a restart has waited this long. Default never.
+        connect_timeout: Seconds to connect. Default 10.
+        idle_timeout: Seconds without a byte. Default 30.
+        document_timeout: Seconds for one signed document as a whole. Default 60.
+        release_timeout: Seconds for a release as a whole, with all its resumptions. Default 21600, six hours.
+        retries: How often a request that did not get through is repeated at once, with back-off. Default 3.
+        max_document: KiB; the largest signed document. Default 64.
+        max_release: MiB; the largest release. Default 4096.
+        session: A `requests.Session` of the host's, for a proxy, a private CA, a client certificate, headers. It is
+            not closed here, and only its idle time bounds how long the header of an answer may take.
+
+    Raises:
+        ConfigError: naming the key, what was found and what would be right.
+    """
+
+    version: Version | str
+    api: str
+    key: VerifyingKey | str
+    check_on_startup: bool = False
+    check_interval: timedelta | None = None
+    automatic: Automatic = "restart"
+    executable: str | os.PathLike[str] | None = None
+    restart_wait_ceiling: timedelta | None = None
+    connect_timeout: float = 10  # seconds
+    idle_timeout: float = 30  # seconds
+    document_timeout: float = 60  # seconds
+    release_timeout: float = 6 * 3600  # seconds
+    retries: int = 3
+    max_document: int = 64  # KiB
+    max_release: int = 4096  # MiB
+    session: requests.Session | None = None
+
+    current: Version = field(init=False, repr=False, compare=False)
+    verifying_key: VerifyingKey = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check every value and keep the parsed ones: ``current``, ``verifying_key``, ``api`` with its slash."""
+        _set(self, "current", _version(self.version))
+        _set(self, "verifying_key", _key(self.key))
+        _set(self, "api", _api(self.api))
+        if self.automatic not in get_args(Automatic):
+            raise ConfigError("automatic", f"{self.automatic!r} is none of {', '.join(get_args(Automatic))}")
+        for name, least in (("check_interval", timedelta(seconds=1)), ("restart_wait_ceiling", timedelta())):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, timedelta) or value < least):
+                raise ConfigError(name, f"{value!r} is not a timedelta of at least {least.seconds} s")
+        for name in (
+            "connect_timeout",
+            "idle_timeout",
+            "document_timeout",
+            "release_timeout",
+            "max_document",
+            "max_release",
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+                raise ConfigError(name, f"{value!r} is not a number above 0")
+        if not isinstance(self.retries, int) or isinstance(self.retries, bool) or self.retries < 0:
+            raise ConfigError("retries", f"{self.retries!r} is not a count")
+        if self.executable is not None:
+            _set(self, "executable", Path(self.executable))
+
+
+def _set(config: Config, name: str, value: object) -> None:
+    object.__setattr__(config, name, value)
+
+
+def _version(value: object) -> Version:
+    if isinstance(value, Version):
+        return value
+    if not isinstance(value, str):
+        raise ConfigError("version", f"a SemVer text is expected, not a {type(value).__name__}")
+    try:
+        return parse_version(value)
+    except InvalidVersionError as error:
+        raise ConfigError("version", str(error)) from error
+
+
+def _key(value: object) -> VerifyingKey:
+    if isinstance(value, VerifyingKey):
+        return value
+    if not isinstance(value, str):
+        raise ConfigError("key", f"the public key as 64 hex digits is expected, not a {type(value).__name__}")
+    try:
+        return VerifyingKey.from_hex(value)
+    except InvalidKeyError as error:
+        raise ConfigError("key", str(error)) from error
+
+
+def _api(value: object) -> str:
+    try:
+        parts = urlsplit(value) if isinstance(value, str) else None
+        good = parts is not None and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is none, a broken IPv6 address
+        good = False
+    if not good or parts is None or parts.query or parts.fragment:
+        raise ConfigError("api", f"{value!r} is not an address such as https://updates.example.com/api/")
+    return parts.geturl().rstrip("/") + "/"

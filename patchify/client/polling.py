@@ -1,0 +1,76 @@
+"""When the updater acts by itself: a chain of `threading.Timer`, each armed by the one before.
+
+Its threads are daemons, so they never keep the host alive, and named. They do not survive a fork: whoever wants
+polling in the child starts it there.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+
+_log = logging.getLogger(__name__)
+
+JITTER = 0.1  # of the interval, either way: a fleet that was started together does not ask together
+
+
+class Poller:
+    """Calls ``tick`` now and then, never twice at once, until it is closed.
+
+    Args:
+        tick: One iteration. Returns the seconds to wait at least before the next one; what it raises is logged.
+        interval: Seconds between two ticks, or None for only the first.
+        chance: Gives a random number from 0 to 1.
+    """
+
+    def __init__(
+        self, tick: Callable[[], float], interval: float | None, chance: Callable[[], float] = random.random
+    ) -> None:
+        self._tick = tick
+        self._interval = interval
+        self._chance = chance
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._closed = False
+
+    def start(self, delay: float = 0) -> None:
+        """Let the first tick come after ``delay`` seconds. Later ones follow by themselves."""
+        with self._lock:
+            if self._closed:
+                return
+            timer = threading.Timer(delay, self._run)
+            timer.name = "patchify-poll"
+            timer.daemon = True
+            self._timer = timer
+            try:
+                timer.start()
+            except RuntimeError:  # Python 3.12 and later start no thread while the interpreter shuts down
+                _log.debug("no more checks: the interpreter is shutting down")
+
+    def wait(self, at_least: float = 0) -> float | None:
+        """Return the seconds until the next tick, with jitter; None if there is none."""
+        if self._interval is None:
+            return None
+        return max(at_least, self._interval * (1 + JITTER * (2 * self._chance() - 1)))
+
+    def close(self, patience: float = 5) -> None:
+        """Let no tick follow, and wait up to ``patience`` seconds for one that runs."""
+        with self._lock:
+            self._closed = True
+            timer = self._timer
+        if timer is not None:
+            timer.cancel()
+            if timer.is_alive() and timer is not threading.current_thread():
+                timer.join(patience)
+
+    def _run(self) -> None:
+        at_least = 0.0
+        try:
+            at_least = self._tick()
+        except Exception:
+            _log.exception("a check for updates failed unexpectedly")
+        delay = self.wait(at_least)
+        if delay is not None:
+            self.start(delay)

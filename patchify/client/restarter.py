@@ -1,0 +1,157 @@
+"""How the program is started anew: exec, spawn, exit, a gunicorn reload, or the host's own callable.
+
+A restarter gets the `Launch` that was taken when the updater was made. It either does not return, or returns when the
+restart is under way by other hands; it raises `OSError` when the new program cannot be started, and then the old one
+is put back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from patchify.errors import UnableToObtainExecutableError
+
+_LEFT_BEHIND = "PATCHIFY_LEFT_BEHIND"  # names the unpacked folder of the PyInstaller program that was replaced
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How this process was started: what it takes to start it in the same way again.
+
+    Attributes:
+        program: The file that the system runs: the interpreter, or the program itself when frozen.
+        arguments: Its arguments, the name it goes by first.
+        directory: The working directory.
+        blocked: The signals that are blocked.
+        pid: The process that this was taken in.
+    """
+
+    program: str
+    arguments: tuple[str, ...]
+    directory: str
+    blocked: frozenset[int]
+    pid: int
+
+    @classmethod
+    def current(cls) -> Launch:
+        """Take it from this process, best from its main thread and before anything was changed."""
+        frozen = getattr(sys, "frozen", False)
+        arguments = (sys.executable, *sys.argv[1:]) if frozen else tuple(sys.orig_argv)
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ()) if hasattr(signal, "pthread_sigmask") else ()
+        try:
+            directory = os.getcwd()
+        except OSError:  # it was removed
+            directory = os.sep
+        return cls(sys.executable, arguments, directory, frozenset(map(int, blocked)), os.getpid())
+
+
+Restarter = Callable[[Launch], None]
+
+
+def exec_restart(launch: Launch) -> None:
+    """Replace this process by the new program: same PID, arguments, working directory, environment, signal mask."""
+    _check(launch)
+    with contextlib.suppress(OSError):
+        os.chdir(launch.directory)
+    _flush()
+    # The new program inherits the mask of the thread that calls exec, not that of the main thread.
+    mask = signal.pthread_sigmask(signal.SIG_SETMASK, launch.blocked)
+    try:
+        os.execve(launch.program, launch.arguments, _environment())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def spawn_restart(launch: Launch) -> None:
+    """Start the new program as a process of its own and end this one at once: for Windows, which has no exec."""
+    _check(launch)
+    subprocess.Popen(launch.arguments, executable=launch.program, cwd=launch.directory, env=_environment())
+    _flush()
+    os._exit(0)
+
+
+def exit_restart(launch: Launch) -> None:
+    """End this program as a supervisor would end it (SIGTERM), for one that starts it again, whatever its status."""
+    _flush()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def gunicorn_restart(launch: Launch) -> None:
+    """Let the gunicorn master of this worker start new workers and end the old ones gracefully (SIGHUP).
+
+    Raises:
+        OSError: this is no worker of gunicorn, or its application was loaded before the fork (``preload_app``), so
+            that new workers would get the old code.
+    """
+    if "gunicorn.arbiter" not in sys.modules:
+        raise OSError("this process is no worker of gunicorn")
+    if launch.pid != os.getpid():
+        raise OSError("the application was loaded before the fork: gunicorn reloads it only without preload_app")
+    os.kill(os.getppid(), signal.SIGHUP)
+
+
+def default_restarter() -> Restarter:
+    """Return the restarter of this platform."""
+    return spawn_restart if os.name == "nt" else exec_restart
+
+
+def running_executable() -> Path:
+    """Return the file that this program was started as: a PyInstaller executable, a zipapp or a script.
+
+    Raises:
+        UnableToObtainExecutableError: it is not clear, or it is a launcher that pip wrote (such as ``gunicorn``).
+    """
+    if getattr(sys, "frozen", False):
+        return Path(sys.executable)
+    path = Path(sys.argv[0] if sys.argv and sys.argv[0] else "-")
+    scripts = Path(sysconfig.get_path("scripts"))
+    if not path.is_file() or path.name == "__main__.py" or path.resolve().parent == scripts.resolve():
+        raise UnableToObtainExecutableError(path, "it is no single file of its own; set Config(executable=…)")
+    return path
+
+
+def remove_left_behind() -> None:
+    """Remove what the replaced PyInstaller program had unpacked: nobody else does before the last one ends."""
+    left = os.environ.pop(_LEFT_BEHIND, None)
+    mine = getattr(sys, "_MEIPASS", None)
+    if left and mine and left != mine and Path(left).name.startswith("_MEI") and Path(left).parent == Path(mine).parent:
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _check(launch: Launch) -> None:
+    """Raise `OSError` unless there is a program to start."""
+    if not launch.program:
+        raise OSError("the path of the interpreter is not known")
+    if not os.access(launch.program, os.X_OK):
+        raise PermissionError(13, "not executable", launch.program)
+
+
+def _environment() -> dict[str, str]:
+    environment = dict(os.environ)
+    if getattr(sys, "frozen", False):
+        # Without this the bootloader takes the new program for a child of the old one and uses its unpacked files.
+        environment["PYINSTALLER_RESET_ENVIRONMENT"] = "1"
+        environment[_LEFT_BEHIND] = str(getattr(sys, "_MEIPASS", ""))
+        for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"):
+            original = environment.pop(f"{name}_ORIG", None)
+            if original is not None:
+                environment[name] = original
+            elif str(getattr(sys, "_MEIPASS", "\0")) in environment.get(name, ""):
+                del environment[name]
+    return environment
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()

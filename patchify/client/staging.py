@@ -1,0 +1,110 @@
+"""The file that a download becomes: it grows, survives interruptions, and gets its name when its hash is right."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from io import FileIO
+from pathlib import Path
+
+from patchify.errors import (
+    FailedHashVerificationError,
+    UnableToCreateDownloadError,
+    UnableToReadFileError,
+    UnableToWriteDownloadError,
+)
+from patchify.files import BLOCK, Progress, sync_folder
+
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class PartFile:
+    """A release while it downloads: ``staged-<sha256>.part``, hashed as it grows. What is there already is kept.
+
+    Attributes:
+        size: Bytes that are there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the file. Raises `UnableToCreateDownloadError`."""
+        self._path = path
+        self._digest = hashlib.sha256()
+        self._hashed = 0  # bytes that the digest knows of
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        try:
+            self._file = FileIO(os.open(path, flags, 0o600), "r+")
+            self.size = os.fstat(self._file.fileno()).st_size
+        except OSError as error:
+            raise UnableToCreateDownloadError(path, error) from error
+
+    def take_up(self, progress: Progress) -> None:
+        """Hash what is there from an earlier attempt, if that was not done. Raises `UnableToReadFileError`."""
+        try:
+            self._file.seek(self._hashed)
+            while block := self._file.read(BLOCK):
+                self._digest.update(block)
+                self._hashed += len(block)
+                progress(self._hashed)
+        except OSError as error:
+            raise UnableToReadFileError(self._path, error) from error
+
+    def write(self, data: bytes) -> None:
+        """Append. Raises `UnableToWriteDownloadError`; on a full disk what was there is given up, to free the space."""
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            if error.errno in _DISK_FULL:
+                self.discard()
+            else:
+                with contextlib.suppress(OSError):  # keep to whole blocks, of which the digest knows
+                    self._file.truncate(self.size)
+            raise UnableToWriteDownloadError(self._path, error) from error
+        self._digest.update(data)
+        self.size += len(data)
+        self._hashed = self.size
+
+    def clear(self) -> None:
+        """Empty the file, to begin anew. Raises `UnableToWriteDownloadError`."""
+        try:
+            self._file.seek(0)
+            self._file.truncate()
+        except OSError as error:
+            raise UnableToWriteDownloadError(self._path, error) from error
+        self._digest = hashlib.sha256()
+        self._hashed = self.size = 0
+
+    def finish(self, version: str, sha256: str, target: Path) -> None:
+        """Make the file durable and give it its name, if its hash is right; otherwise it is removed.
+
+        Raises:
+            FailedHashVerificationError: its hash is another.
+            UnableToWriteDownloadError: it cannot be made durable. The kernel may have dropped what it could not
+                write and will not say so again, so the file is not to be trusted and is removed too.
+        """
+        found = self._digest.hexdigest()
+        if found != sha256:
+            self.discard()
+            raise FailedHashVerificationError(version, expected=sha256, found=found)
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()  # Windows renames no open file
+            os.replace(self._path, target)
+            sync_folder(target.parent)
+        except OSError as error:
+            self.discard()
+            raise UnableToWriteDownloadError(self._path, error) from error
+
+    def discard(self) -> None:
+        """Remove the file."""
+        self.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+
+    def close(self) -> None:
+        """Close the file; what is there is kept."""
+        with contextlib.suppress(OSError):
+            self._file.close()
