@@ -7,6 +7,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("patchify.server", "[server]", error.name) from error
 
+from patchify.server import commands as _commands  # noqa: F401 - gives the blueprint its commands
 from patchify.server.blueprint import core_of, patchify_bp, sign_response
 from patchify.server.config import Config
 from patchify.server.core import Core

@@ -1,0 +1,170 @@
+"""The commands that publishing takes: ``keygen``, ``hash``, ``check``, ``list``.
+
+They are the blueprint's: ``flask --app … patchify list`` finds them there, and `patchify.__main__` puts the same ones
+into a program of their own. ``check`` and ``list`` load the application themselves, so that one which refuses to start
+is one line on stderr. What they print for programs goes to stdout alone.
+
+Exit status: 0, all is well; 1, something is wrong with a key, a release, a setting or a file; 2, the command was
+called wrongly.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from flask.cli import NoAppException, ScriptInfo, pass_script_info
+
+from patchify.errors import InvalidVersionError, PatchifyError
+from patchify.files import hash_path
+from patchify.keys import SigningKey
+from patchify.server.blueprint import core_of, patchify_bp
+from patchify.server.catalogue import Release
+from patchify.server.core import Core
+from patchify.versions import parse_version
+
+_group = patchify_bp.cli
+_group.help = "Make keys, hash releases, see whether a server would start."
+
+
+@_group.command("keygen", with_appcontext=False)
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+def keygen(file: Path | None) -> None:
+    """Make a new key: in FILE, which must not exist, of mode 0600, or on stdout.
+
+    The public half is printed: it is what clients are configured with.
+    """
+    key = SigningKey.generate()
+    public = key.verifying_key.to_hex()
+    if file is None:
+        click.echo(f"private {key.to_hex()}\npublic  {public}")
+        return
+    try:
+        key.write(file)
+    except FileExistsError:
+        raise click.ClickException(f"{file} exists already and was left as it is") from None
+    except PatchifyError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(public)
+
+
+@_group.command("hash", with_appcontext=False)
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def hash_releases(files: tuple[Path, ...]) -> None:
+    """Print the lines of the configuration for release FILES, which are named appname-version."""
+    versions = [_version_of(path) for path in files]
+    twice = [version for version, count in Counter(versions).items() if count > 1]
+    if twice:
+        raise click.ClickException(f"more than one file is named as version {twice[0]}")
+    with _progress(sum(path.stat().st_size for path in files)) as counter:
+        hashes = [_hash(path, counter()) for path in files]
+    for version, sha256 in zip(versions, hashes, strict=True):
+        click.echo(f'"{version}" = "{sha256}"')
+
+
+@_group.command("check", with_appcontext=False)
+@pass_script_info
+def check(info: ScriptInfo) -> None:
+    """Check the key and every release, as the start of the server does."""
+    core = _load(info)
+    click.echo(f"key: good, public key {core.config.signing_key.verifying_key.to_hex()}")
+    for release in _newest_first(core):
+        click.echo(f"{release.version}: good, {core.storage.path(release)}")
+
+
+@_group.command("list", with_appcontext=False)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@pass_script_info
+def list_releases(info: ScriptInfo, as_json: bool) -> None:
+    """Print the releases, newest first: version, bytes, SHA-256, file."""
+    core = _load(info)
+    names = ("version", "size", "sha256", "file")
+    rows = [
+        (str(release.version), core.storage.size(release), release.sha256, str(core.storage.path(release)))
+        for release in _newest_first(core)
+    ]
+    if as_json:
+        click.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2))
+        return
+    longest = max(len("VERSION"), *(len(row[0]) for row in rows), 0)
+    width = max(len("BYTES"), *(len(str(row[1])) for row in rows), 0)
+    for version, size, sha256, file in [("VERSION", "BYTES", "SHA-256", "FILE"), *rows]:
+        click.echo(f"{version:<{longest}}  {size:>{width}}  {sha256:<64}  {file}")
+
+
+@click.group("patchify", commands=_group.commands, help=_group.help)
+@click.option(
+    "-A", "--app", metavar="IMPORT", envvar="FLASK_APP", help="The Flask application that check and list are about."
+)
+@click.pass_context
+def program(context: click.Context, app: str | None) -> None:
+    """Take the application's name, as ``flask`` does."""
+    context.obj = ScriptInfo(app_import_path=app)
+
+
+def _load(info: ScriptInfo) -> Core:
+    """Load the application, which checks everything, and return its `Core`; whatever is wrong becomes one line."""
+    try:
+        app = info.load_app()
+    except PatchifyError as error:
+        raise click.ClickException(str(error)) from error
+    except NoAppException as error:
+        # Flask's message for an import that failed inside the application ends in a traceback.
+        reason = f" {error.__context__}" if isinstance(error.__context__, ImportError) else ""
+        message = error.format_message().partition("\n")[0].replace("flask --app", "--app")
+        raise click.ClickException(message + reason) from error
+    except SystemExit:
+        sys.exit(1)  # the application has said what is wrong, and given up in its own way
+    try:
+        return core_of(app)
+    except KeyError as error:
+        raise click.ClickException(f"the application {app.name} has not registered patchify_bp") from error
+
+
+def _newest_first(core: Core) -> list[Release]:
+    releases = core.catalogue.releases.values()
+    return sorted(releases, key=lambda release: (release.version, str(release.version)), reverse=True)
+
+
+def _hash(path: Path, progress: Callable[[int], None] | None) -> str:
+    try:
+        return hash_path(path, progress)
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _version_of(path: Path) -> str:
+    """Return the version in a release's file name: the longest end of it, after a hyphen, that is one."""
+    end = path.name
+    while end := end.partition("-")[2]:
+        try:
+            return str(parse_version(end))
+        except InvalidVersionError:
+            continue
+    raise click.ClickException(f"{path} is not named appname-version, as my-app-1.0.0 is")
+
+
+@contextmanager
+def _progress(size: int) -> Iterator[Callable[[], Callable[[int], None] | None]]:
+    """Show a bar on stderr if it is a terminal; give a function that returns the progress callable of the next file."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    bar: Any
+    with click.progressbar(length=size, file=sys.stderr, label="hashing") as bar:
+
+        def counter() -> Callable[[int], None]:
+            before = bar.pos
+
+            def count(done: int) -> None:
+                bar.update(before + done - bar.pos)
+
+            return count
+
+        yield counter
