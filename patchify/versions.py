@@ -7,7 +7,7 @@ versions that differ only there are equal to Python: where a version is a *name*
 
 from __future__ import annotations
 
-import re
+import string
 from typing import Any
 
 from semver import Version
@@ -16,8 +16,12 @@ from patchify.errors import InvalidVersionError
 
 _LIMIT = 256  # characters; nothing in SemVer needs more, and int() is quadratic
 _LARGEST_NUMBER = 2**64 - 1  # the original's numbers are u64
-_NUMBER = re.compile(r"[0-9]+")
-_IDENTIFIERS = re.compile(r"[0-9A-Za-z.-]*")
+_DIGITS = string.digits
+_IDENTIFIERS = string.digits + string.ascii_letters + "-."
+
+
+class _FlawError(Exception):
+    """Why a text is no version."""
 
 
 def parse_version(text: str) -> Version:
@@ -29,8 +33,10 @@ def parse_version(text: str) -> Version:
     """
     if len(text) > _LIMIT:
         raise InvalidVersionError(text, f"longer than {_LIMIT} characters")
-    if reason := _flaw(text):
-        raise InvalidVersionError(text, reason)
+    try:
+        _scan(text)
+    except _FlawError as flaw:
+        raise InvalidVersionError(text, str(flaw)) from None
     return Version.parse(text)
 
 
@@ -54,48 +60,56 @@ def _build_order(build: str) -> list[tuple[Any, ...]]:
     return key
 
 
-def _flaw(text: str) -> str | None:
-    """Return why ``text`` is no version, or None if it is one."""
+def _scan(text: str) -> None:
+    """Raise `_FlawError` with the first thing that keeps ``text`` from being a version, read from left to right."""
     if not text:
-        return "empty string, expected a semver version"
-    rest = text
-    place = ""
-    for part in ("major", "minor", "patch"):
-        place = f"{part} version number"
-        digits = _NUMBER.match(rest)
-        if not digits:
-            return f"unexpected {_quoted(rest) or 'end of input'} while parsing {place}"
-        number = digits.group()
-        if number != "0" and number.startswith("0"):
-            return f"invalid leading zero in {place}"
-        if int(number) > _LARGEST_NUMBER:
-            return f"value of {place} exceeds u64::MAX"
-        rest = rest.removeprefix(number)
-        if part == "patch":
-            break
-        if not rest:
-            return f"unexpected end of input while parsing {place}"
-        if not rest.startswith("."):
-            return f"unexpected {_quoted(rest)} after {place}"
-        rest = rest[1:]
+        raise _FlawError("empty string, expected a semver version")
+    rest = _skip_dot(_skip_number(text, "major version number"), "major version number")
+    rest = _skip_dot(_skip_number(rest, "minor version number"), "minor version number")
+    place = "patch version number"
+    rest = _skip_number(rest, place)
     for sign, identifiers in (("-", "pre-release identifier"), ("+", "build metadata")):
-        if not rest.startswith(sign):
-            continue
-        place = identifiers
-        found = _IDENTIFIERS.match(rest, 1)
-        for segment in found.group().split(".") if found else ():
-            if not segment:
-                return f"empty identifier segment in {place}"
-            if sign == "-" and segment.isdigit() and len(segment) > 1 and segment.startswith("0"):
-                return f"invalid leading zero in {place}"
-        rest = rest[found.end() :] if found else rest
-    return f"unexpected {_quoted(rest)} after {place}" if rest else None
+        if rest.startswith(sign):
+            place = identifiers
+            rest = _skip_identifiers(rest[1:], place)
+    if rest:
+        raise _FlawError(f"unexpected {_quoted(rest)} after {place}")
+
+
+def _skip_number(rest: str, place: str) -> str:
+    tail = rest.lstrip(_DIGITS)
+    number = rest[: len(rest) - len(tail)]
+    if not number:
+        raise _FlawError(f"unexpected {_quoted(rest)} while parsing {place}")
+    if number != "0" and number.startswith("0"):
+        raise _FlawError(f"invalid leading zero in {place}")
+    if int(number) > _LARGEST_NUMBER:
+        raise _FlawError(f"value of {place} exceeds u64::MAX")
+    return tail
+
+
+def _skip_dot(rest: str, place: str) -> str:
+    if not rest:
+        raise _FlawError(f"unexpected {_quoted(rest)} while parsing {place}")
+    if not rest.startswith("."):
+        raise _FlawError(f"unexpected {_quoted(rest)} after {place}")
+    return rest[1:]
+
+
+def _skip_identifiers(rest: str, place: str) -> str:
+    tail = rest.lstrip(_IDENTIFIERS)
+    for segment in rest[: len(rest) - len(tail)].split("."):
+        if not segment:
+            raise _FlawError(f"empty identifier segment in {place}")
+        if place.startswith("pre") and segment.isdigit() and len(segment) > 1 and segment.startswith("0"):
+            raise _FlawError(f"invalid leading zero in {place}")
+    return tail
 
 
 def _quoted(rest: str) -> str:
-    """Return the first character of ``rest`` as Rust prints one, or nothing at the end of the text."""
+    """Return the first character of ``rest`` as Rust prints one."""
     if not rest:
-        return ""
+        return "end of input"
     character = rest[0]
     escaped = {"\0": "\\0", "\t": "\\t", "\r": "\\r", "\n": "\\n", "'": "\\'", "\\": "\\\\"}.get(character)
     if escaped is None:
