@@ -105,7 +105,9 @@ class SigningKey:
         """Read 64 hex digits of either case. Raises `InvalidKeyError`."""
         seed = decode_hex(text, _KEY_DIGITS)
         if seed is None:
-            raise InvalidKeyError(f"a private key is {_KEY_DIGITS} hex digits; found {len(text)} characters that are not")
+            raise InvalidKeyError(
+                f"a private key is {_KEY_DIGITS} hex digits; found {len(text)} characters that are not"
+            )
         return cls(seed)
 
     @classmethod
@@ -119,8 +121,9 @@ class SigningKey:
             with path.open("rb") as file:
                 mode = os.fstat(file.fileno()).st_mode
                 text = file.read(1024).decode("ascii", "replace")
-        except OSError as error:
-            raise InvalidKeyError(f"the key file {path} cannot be read: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # ValueError: a null character in the path
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InvalidKeyError(f"the key file {path} cannot be read: {reason}") from error
         if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
             _log.warning("the key file %s can be used by others: chmod 600 %s", path, path)
         try:
@@ -133,11 +136,17 @@ class SigningKey:
         """Read 64 hex digits or, if it is anything else, the key file at that path. Raises `InvalidKeyError`."""
         if isinstance(text, str) and decode_hex(text, _KEY_DIGITS) is not None:
             return cls.from_hex(text)
-        path = Path(text)
-        # A mistyped key is not a path, and must not appear in an error or a log.
-        if isinstance(text, str) and len(text) >= 32 and os.sep not in text and not path.is_file():
-            raise InvalidKeyError(f"neither {_KEY_DIGITS} hex digits nor the path of a key file ({len(text)} characters)")
-        return cls.from_file(path)
+        # A mistyped key is not a path, even if it is base64 with slashes, and must not appear in an error or a log.
+        if (
+            isinstance(text, str)
+            and len(text) >= 32
+            and not os.path.exists(text)
+            and not os.path.isdir(os.path.dirname(text))
+        ):
+            raise InvalidKeyError(
+                f"neither {_KEY_DIGITS} hex digits nor the path of a key file ({len(text)} characters)"
+            )
+        return cls.from_file(Path(text))
 
     @classmethod
     def load_or_create(cls, path: Path) -> Self:
