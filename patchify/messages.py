@@ -78,7 +78,7 @@ def _object(body: bytes, keys: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(members, dict):
         raise MalformedDocumentError(f"a JSON object is expected, not {body[:80]!r}")
     if set(members) != set(keys):
-        raise MalformedDocumentError(f"the keys {', '.join(keys)} are expected, not {', '.join(members) or 'none'}")
+        raise MalformedDocumentError(f"the keys {', '.join(keys)} are expected, not {list(members)!r:.80}")
     return members
 
 
