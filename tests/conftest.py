@@ -8,8 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from patchify.keys import SigningKey
+
+settings.register_profile("patchify", deadline=None)  # how long an example takes says nothing here
+settings.load_profile("patchify")
 
 KEY = "11" * 32  # signs nothing but tests
 

@@ -1,5 +1,6 @@
 """Real processes for tests: started on a free port of loopback, waited for, and ended by the id they were started with."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -56,21 +57,20 @@ class Process:
             ended = self.popen.poll() is not None
             return text in self.output() or (ended and "ended")
 
-        if wait_until(said, f"{text!r} in the output\n{self.output()}", seconds) == "ended" and text not in self.output():
+        if (
+            wait_until(said, f"{text!r} in the output\n{self.output()}", seconds) == "ended"
+            and text not in self.output()
+        ):
             raise AssertionError(f"ended with {self.popen.returncode} before saying {text!r}:\n{self.output()}")
         return self.output()
 
     def stop(self, sign=signal.SIGTERM):
         if self.popen.poll() is None:
             self.popen.send_signal(sign)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self.popen.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                pass
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)  # whatever it left in its group
-        except ProcessLookupError:
-            pass
         self.popen.wait(PATIENCE)
 
     def __enter__(self):
