@@ -100,7 +100,7 @@ def _route(rule: str) -> Callable[[View], View]:
             except InvalidVersionError as error:
                 response = _text(400, f"Invalid URL: Cannot parse `version` with value `{error.text}`: {error.reason}")
             except (ReleaseError, OSError) as error:
-                _log.error("release %s cannot be served: %s", arguments.get("version"), error)  # noqa: TRY400 - it says all
+                _log.error("release %s cannot be served: %s", arguments.get("version"), error)
                 signals.emit(signals.release_failed, core_of(current_app), error=error, **arguments)
                 response = _text(500, _FAILURES.get(type(error), "Cannot read release file"))
             if not response.direct_passthrough:  # a stream is logged when it ends

@@ -101,7 +101,8 @@ def _signing_key(key: object) -> SigningKey:
 def _hashes(versions: object) -> list[tuple[str, str]]:
     if not isinstance(versions, Mapping):
         raise ConfigError(
-            "versions", f"a mapping of version to SHA-256 is expected, not {versions!r:.80}; from the environment: @json {{…}}"
+            "versions",
+            f"a mapping of version to SHA-256 is expected, not {versions!r:.80}; from the environment: @json {{…}}",
         )
     hashes = []
     for version, digest in versions.items():
