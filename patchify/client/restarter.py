@@ -120,11 +120,20 @@ def running_executable() -> Path:
 
 
 def remove_left_behind() -> None:
-    """Remove what the replaced PyInstaller program had unpacked: nobody else does before the last one ends."""
+    """Remove what the replaced PyInstaller program had unpacked: nobody else does before the last one ends.
+
+    The empty folder stays: the bootloader of the replaced program still waits, and complains if it is gone in the end.
+    """
     left = os.environ.pop(_LEFT_BEHIND, None)
     mine = getattr(sys, "_MEIPASS", None)
-    if left and mine and left != mine and Path(left).name.startswith("_MEI") and Path(left).parent == Path(mine).parent:
-        shutil.rmtree(left, ignore_errors=True)
+    if not left or not mine or left == mine or not Path(left).name.startswith("_MEI"):
+        return
+    with contextlib.suppress(OSError):
+        for path in Path(left).iterdir() if Path(left).parent == Path(mine).parent else ():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 def _check(launch: Launch) -> None:

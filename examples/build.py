@@ -1,0 +1,52 @@
+"""Build the example program as one file: ``python -m examples.build 1 FILE`` (or 2; ``--frozen`` for PyInstaller).
+
+A zipapp holds the program and runs with the Python, and the packages, that built it; PyInstaller packs those too.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipapp
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PAYLOAD = 32 * 1024 * 1024  # bytes that make a zipapp as large as a real program, so that there is a download to see
+
+
+def build_zipapp(version: int, target: Path) -> None:
+    """Write version 1 or 2 of the program to ``target`` as a zipapp that is executable."""
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "examples"
+        package.mkdir()
+        for name in ("__init__.py", "cli_app.py"):
+            shutil.copy(HERE / name, package)
+        shutil.copy(HERE / f"cli_app_v{version}.py", Path(folder) / "__main__.py")
+        (Path(folder) / "payload").write_bytes(os.urandom(PAYLOAD))
+        zipapp.create_archive(folder, target, interpreter=sys.executable)
+
+
+def build_frozen(version: int, target: Path) -> None:
+    """Write version 1 or 2 of the program to ``target`` as a PyInstaller one-file executable."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--onefile", "--log-level=ERROR", f"--name={target.name}", f"--distpath={target.parent}"]
+        places = [f"--workpath={folder}", f"--specpath={folder}", f"--paths={HERE.parent}"]
+        program = HERE / f"cli_app_v{version}.py"
+        subprocess.run([sys.executable, "-m", "PyInstaller", *options, *places, str(program)], check=True)
+
+
+def main() -> None:
+    """Build what the command line says."""
+    parser = argparse.ArgumentParser(description="Build the example program as one file.")
+    parser.add_argument("version", type=int, choices=(1, 2))
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--frozen", action="store_true", help="with PyInstaller")
+    arguments = parser.parse_args()
+    build = build_frozen if arguments.frozen else build_zipapp
+    build(arguments.version, arguments.file.absolute())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+"""Version 1 of the example program: ``python -m examples.cli_app_v1``, or built into one file (see the README)."""
+
+from examples.cli_app import main
+
+VERSION = "1.0.0"
+
+if __name__ == "__main__":
+    main(VERSION)
