@@ -53,6 +53,9 @@ class Installer(Protocol):
     def retire(self) -> None:
         """Leave acting by itself to another one."""
 
+    def renew_locks(self) -> None:
+        """Hold none of the locks any more: after a fork they are the parent's."""
+
     def identity(self) -> object:
         """Return a value that changes when somebody replaces the program."""
 
@@ -96,6 +99,10 @@ class FileInstaller:
         self.folder = self.executable.parent / f".{self.executable.name}.patchify"
         self.previous = self.folder / "previous"
         self._state = self.folder / "state.json"
+        self.renew_locks()
+
+    def renew_locks(self) -> None:
+        """Make fresh locks, of which none is held: after a fork the old ones are the parent's."""
         self._lock = FileLock(self.folder / "lock", thread_local=False)
         self._election = FileLock(self.folder / "poll.lock", thread_local=False)
 

@@ -110,7 +110,9 @@ class Updater:
         self._failures = 0
         self._first = True
         self._actions.renew_lock()
+        self._actions.reopen()
         self._notifier.renew_lock()
+        self._installer.renew_locks()
 
     # What the host asks and says --------------------------------------------------------------------------------------
 
@@ -189,8 +191,7 @@ class Updater:
         Raises:
             ClosedError: the updater was closed.
         """
-        if self._closing.is_set():
-            raise ClosedError
+        self._refuse_if_closed()
         remove_left_behind()
         with self._status_lock:
             if self._poller is not None:
@@ -210,6 +211,7 @@ class Updater:
             self._poller.close(_CLOSE_PATIENCE)
         if self._busy.acquire(timeout=_CLOSE_PATIENCE):
             try:
+                self._set_alarm(None)
                 if isinstance(self.status, PendingRestart):
                     self._stand_down()
             finally:
@@ -287,7 +289,11 @@ class Updater:
         return self._guarded(self._as_elected)
 
     def _as_elected(self) -> None:
-        if self._closing.is_set() or not self._installer.elect():
+        if self._closing.is_set():
+            return
+        if not self._installer.elect():
+            if self._installer.identity() != self._started_from:  # the elected one has updated it: this one follows
+                self._as_configured()
             return
         first, self._first = self._first, False
         if first:
@@ -341,8 +347,7 @@ class Updater:
     @contextlib.contextmanager
     def _operation(self) -> Iterator[None]:
         """Let one operation run; afterwards, whatever happened, the status is `Idle` unless a restart is coming."""
-        if self._closing.is_set():
-            raise ClosedError
+        self._refuse_if_closed()
         if not self._busy.acquire(blocking=False):
             raise UpdateInProgressError(f"this updater is busy: {self.status}")
         try:
@@ -352,6 +357,10 @@ class Updater:
                 yield
         finally:
             self._busy.release()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closing.is_set():
+            raise ClosedError
 
     @contextlib.contextmanager
     def _standing_down(self) -> Iterator[None]:
@@ -431,12 +440,14 @@ class Updater:
         return version
 
     def _restart(self, staged: Staged) -> bool:
+        self._refuse_if_closed()
         if self._actions.shut():
             self._swap_and_restart(staged)
             return True
         actions, reasons = self._actions.running()
         _log.info("version %s waits for %d critical actions: %s", staged.version, actions, ", ".join(reasons))
         self._become(PendingRestart(staged.version, actions, reasons, datetime.now(UTC)))
+        self._show_wait()  # one may have ended before the status said that it is waited for
         if self.config.restart_wait_ceiling is not None:
             self._set_alarm(self._tell_of_long_wait, self.config.restart_wait_ceiling.total_seconds())
         return False
@@ -465,6 +476,7 @@ class Updater:
 
     def _swap_and_restart(self, staged: Staged) -> None:
         """Do what cannot be interrupted: the gate is shut, nothing critical runs."""
+        self._refuse_if_closed()
         self._staged = None
         self._become(Restarting(staged.version))
         self._installer.swap(staged)
@@ -504,11 +516,13 @@ class Updater:
 
     def _show_wait(self) -> None:
         """Bring the status up to date with what the restart still waits for."""
-        actions, reasons = self._actions.running()
-        with self._status_lock:
-            if isinstance(self._status, PendingRestart) and actions:
-                self._status = replace(self._status, actions=actions, reasons=reasons)
-                self._notifier.post(signals.status_changed, status=self._status)
+        with self._status_lock:  # around both, so that of two that end at once none shows what was before the other
+            actions, reasons = self._actions.running()
+            status = self._status
+            if isinstance(status, PendingRestart) and actions:
+                self._status = replace(status, actions=actions, reasons=reasons)
+                if self._status != status:
+                    self._notifier.post(signals.status_changed, status=self._status)
 
     def _set_alarm(self, alarm: Callable[[], None] | None, seconds: float = 0) -> None:
         """Call ``alarm`` after a time; there is only one, and None unsets it."""
