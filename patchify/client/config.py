@@ -16,6 +16,9 @@ from patchify.errors import ConfigError, InvalidKeyError, InvalidVersionError
 from patchify.keys import VerifyingKey
 from patchify.versions import parse_version
 
+_LONGEST = timedelta(days=1000)  # more is a mistake of units, and what waits cannot wait for ever
+_LARGEST = 1e8  # of whatever unit, likewise
+
 Automatic = Literal["check", "download", "stage", "restart"]
 """How far the updater goes by itself; what lies beyond is left to the host's own calls."""
 
@@ -77,8 +80,8 @@ class Config:
             raise ConfigError("automatic", f"{self.automatic!r} is none of {', '.join(get_args(Automatic))}")
         for name, least in (("check_interval", timedelta(seconds=1)), ("restart_wait_ceiling", timedelta())):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, timedelta) or value < least):
-                raise ConfigError(name, f"{value!r} is not a timedelta of at least {least.seconds} s")
+            if value is not None and (not isinstance(value, timedelta) or not least <= value <= _LONGEST):
+                raise ConfigError(name, f"{value!r} is not a timedelta of {least.seconds} s to {_LONGEST.days} days")
         for name in (
             "connect_timeout",
             "idle_timeout",
@@ -88,12 +91,12 @@ class Config:
             "max_release",
         ):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-                raise ConfigError(name, f"{value!r} is not a number above 0")
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= _LARGEST:
+                raise ConfigError(name, f"{value!r} is not a number above 0, and at most {_LARGEST:.0f}")
         if not isinstance(self.retries, int) or isinstance(self.retries, bool) or self.retries < 0:
             raise ConfigError("retries", f"{self.retries!r} is not a count")
         if self.executable is not None:
-            _set(self, "executable", Path(self.executable))
+            _set(self, "executable", _path(self.executable))
 
 
 def _set(config: Config, name: str, value: object) -> None:
@@ -120,6 +123,12 @@ def _key(value: object) -> VerifyingKey:
         return VerifyingKey.from_hex(value)
     except InvalidKeyError as error:
         raise ConfigError("key", str(error)) from error
+
+
+def _path(value: object) -> Path:
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ConfigError("executable", f"{value!r} is not the path of a file")
+    return Path(value)
 
 
 def _api(value: object) -> str:

@@ -54,6 +54,7 @@ class Notifier:
         self._queue: deque[Posted] = deque()
         self._thread: threading.Thread | None = None
         self._behind = False
+        self._closed = False
 
     def subscribe(self, handler: Handler) -> None:
         """Call ``handler`` with every new status from now on."""
@@ -86,7 +87,8 @@ class Notifier:
         if posted.heard.is_set() or self._behind or threading.current_thread() is self._thread:
             return
         if not posted.heard.wait(self._patience):
-            self._behind = True
+            with self._changed:  # it may have caught up just now
+                self._behind = not posted.heard.is_set()
             _log.warning(
                 "a receiver of %s takes longer than %s s; not waiting for it", posted.signal.name, self._patience
             )
@@ -96,9 +98,10 @@ class Notifier:
         self.wait(self.post(signal, **facts))
 
     def close(self) -> None:
-        """Wait a moment until all was heard and the thread has ended."""
+        """Wait a moment until all was heard and the thread has ended. What is posted later is still told."""
         with self._changed:
-            thread, self._thread = self._thread, None
+            thread = self._thread
+            self._closed = True
             self._changed.notify()
         if thread is not None and thread is not threading.current_thread():
             thread.join(self._patience)
@@ -116,7 +119,10 @@ class Notifier:
 
     def _run(self) -> None:
         while posted := self._next():
-            signals.emit(posted.signal, self._sender, **posted.facts)
+            try:
+                signals.emit(posted.signal, self._sender, **posted.facts)
+            except SystemExit:  # it would end this thread, not the program
+                _log.exception("a receiver of the signal %s failed", posted.signal.name)
             if posted.signal is signals.status_changed:
                 self._call_handlers(posted.facts["status"])
             posted.heard.set()
@@ -126,12 +132,11 @@ class Notifier:
         with self._changed:
             if not self._queue:
                 self._behind = False
-                if self._thread is not None:
+                if not self._closed:
                     self._changed.wait(_LINGER)
             if self._queue:
                 return self._queue.popleft()
-            if self._thread is threading.current_thread():
-                self._thread = None
+            self._thread = None  # only here, so that there is never a second one
             return None
 
     def _call_handlers(self, status: Status) -> None:
@@ -140,5 +145,5 @@ class Notifier:
         for handler in handlers:
             try:
                 handler(status)
-            except Exception:
+            except (Exception, SystemExit):
                 _log.exception("a handler of status changes failed")

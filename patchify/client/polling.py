@@ -69,7 +69,7 @@ class Poller:
         at_least = 0.0
         try:
             at_least = self._tick()
-        except Exception:
+        except (Exception, SystemExit):  # from this thread, exiting ends nothing but the chain
             _log.exception("a check for updates failed unexpectedly")
         delay = self.wait(at_least)
         if delay is not None:

@@ -85,4 +85,6 @@ def _staged(state: dict[str, Any]) -> Staged | None:
     hashes = (members["sha256"], members["replaces"])
     if not all(isinstance(each, str) and decode_hex(each, 64) for each in hashes):
         raise ValueError("a hash is not 64 hex digits")
+    if not isinstance(members["version"], str):
+        raise TypeError("the version is not a text")
     return Staged(parse_version(members["version"]), *hashes)

@@ -1,0 +1,157 @@
+import math
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+from semver import Version
+
+from patchify.client import Config
+from patchify.errors import ConfigError
+from patchify.keys import SigningKey
+
+KEY = SigningKey.from_hex("11" * 32).verifying_key
+
+
+def config(**changes) -> Config:
+    return Config(**{"version": "1.0.0", "api": "https://updates.example.com/api/", "key": KEY, **changes})
+
+
+def problem(**changes) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        config(**changes)
+    assert caught.value.key == next(iter(changes))
+    assert str(caught.value).startswith(f"{caught.value.key}: ")
+    return caught.value
+
+
+def test_texts_are_parsed_and_kept_beside_what_was_given():
+    made = config(version="1.2.3-rc.1+b7", key=KEY.to_hex().upper(), executable="/opt/app")
+    assert made.version == "1.2.3-rc.1+b7"
+    assert made.current == Version.parse("1.2.3-rc.1+b7")
+    assert made.verifying_key == KEY
+    assert made.executable == Path("/opt/app")
+
+
+def test_values_are_taken_as_they_are():
+    version = Version(1, 2, 3)
+    made = config(version=version, executable=Path("app"))
+    assert made.current is version
+    assert made.verifying_key is KEY
+    assert made.executable == Path("app")
+
+
+def test_it_is_frozen_compared_by_value_and_usable_as_a_key():
+    assert config() == config()
+    assert hash(config()) == hash(config())
+    assert config() != config(retries=1)
+    with pytest.raises(AttributeError):
+        config().retries = 1
+
+
+def test_the_hosts_session_is_kept():
+    with requests.Session() as session:
+        assert config(session=session).session is session
+
+
+@pytest.mark.parametrize("value", ["", "1.0", "v1.0.0", "1.0.0\n", "\u0660.0.0", None, 1, b"1.0.0"])
+def test_a_version_must_be_semver(value):
+    assert "SemVer" in problem(version=value).problem
+
+
+@pytest.mark.parametrize("value", ["", "12", "g" * 64, "01" + "00" * 31, "00" * 32, None, b"\0" * 32])
+def test_a_key_must_be_usable(value):
+    problem(key=value)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("https://h", "https://h/"),
+        ("https://h/", "https://h/"),
+        ("HTTP://h/api", "http://h/api/"),
+        ("http://h:8080/a/b//", "http://h:8080/a/b/"),
+        ("http://[::1]:80/api", "http://[::1]:80/api/"),
+    ],
+)
+def test_the_api_gets_one_slash_and_keeps_its_prefix(given, kept):
+    assert config(api=given).api == kept
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "updates.example.com/api",
+        "ftp://h/",
+        "file:///etc",
+        "https://",
+        "https:///api",
+        "https://:80/",
+        "https://h:0/",
+        "https://h:99999/",
+        "https://h:x/",
+        "https://[::1/",
+        "https://h/?a=b",
+        "https://h/#a",
+        None,
+        b"https://h/",
+        7,
+    ],
+)
+def test_an_api_must_be_an_http_address(value):
+    assert "https://updates.example.com/api/" in problem(api=value).problem
+
+
+@given(st.text())
+def test_no_text_as_api_raises_anything_else(text):
+    try:
+        made = config(api=text)
+    except ConfigError:
+        return
+    assert made.api.startswith(("http://", "https://"))
+    assert made.api.endswith("/")
+
+
+@pytest.mark.parametrize("value", ["", "all", None, True, 1])
+def test_how_far_to_go_is_one_of_four_words(value):
+    assert "check, download, stage, restart" in problem(automatic=value).problem
+
+
+@pytest.mark.parametrize("value", [timedelta(), timedelta(seconds=0.9), timedelta(days=-1), timedelta.max, 60, "1h"])
+def test_an_interval_is_a_second_at_least(value):
+    assert "1 s" in problem(check_interval=value).problem
+
+
+@pytest.mark.parametrize("value", [timedelta(microseconds=-1), timedelta.max, 60])
+def test_a_ceiling_may_be_nothing_but_not_less(value):
+    problem(restart_wait_ceiling=value)
+    assert config(restart_wait_ceiling=timedelta()).restart_wait_ceiling == timedelta()
+
+
+LIMITS = ["connect_timeout", "idle_timeout", "document_timeout", "release_timeout", "max_document", "max_release"]
+
+
+@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("value", [0, -1, math.inf, math.nan, 1e12, True, "10", None])
+def test_a_limit_is_a_number_above_zero_and_no_mistake_of_units(name, value):
+    assert "number above 0" in problem(**{name: value}).problem
+
+
+@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("value", [0.001, 1, 1e8])
+def test_a_limit_may_be_whole_or_not(name, value):
+    assert getattr(config(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, None, "3"])
+def test_retries_are_a_count(value):
+    assert "count" in problem(retries=value).problem
+    assert config(retries=0).retries == 0
+
+
+@pytest.mark.parametrize("value", ["", 5, ["app"]])
+def test_an_executable_is_the_path_of_a_file(value):
+    assert "path" in problem(executable=value).problem
