@@ -119,7 +119,7 @@ def test_an_error_of_who_hears_of_it_leaves_the_gate_shut():
 
 def test_a_fresh_lock_frees_one_that_a_vanished_thread_holds(actions):
     actions.register()
-    actions._lock.acquire()  # noqa: SIM115 - as a thread of the parent would hold it
+    actions._lock.acquire()  # as a thread of the parent would hold it
     actions.renew_lock()
     assert actions.register() == 2
 
