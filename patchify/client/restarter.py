@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,8 @@ class Launch:
     def current(cls) -> Launch:
         """Take it from this process, best from its main thread and before anything was changed."""
         frozen = getattr(sys, "frozen", False)
-        arguments = (sys.executable, *sys.argv[1:]) if frozen else tuple(sys.orig_argv)
+        # The interpreter by its path: by a bare name it would look for itself, and for its packages, along PATH.
+        arguments = (sys.executable, *(sys.argv[1:] if frozen else sys.orig_argv[1:]))
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ()) if hasattr(signal, "pthread_sigmask") else ()
         try:
             directory = os.getcwd()
@@ -63,19 +64,16 @@ def exec_restart(launch: Launch) -> None:
     with contextlib.suppress(OSError):
         os.chdir(launch.directory)
     _flush()
-    # The new program inherits the mask of the thread that calls exec, not that of the main thread.
-    mask = signal.pthread_sigmask(signal.SIG_SETMASK, launch.blocked)
-    try:
+    with _signals_blocked_as(launch):
         os.execve(launch.program, launch.arguments, _environment())
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def spawn_restart(launch: Launch) -> None:
     """Start the new program as a process of its own and end this one at once: for Windows, which has no exec."""
     _check(launch)
-    subprocess.Popen(launch.arguments, executable=launch.program, cwd=launch.directory, env=_environment())
     _flush()
+    with _signals_blocked_as(launch):
+        subprocess.Popen(launch.arguments, executable=launch.program, cwd=launch.directory, env=_environment())
     os._exit(0)
 
 
@@ -142,6 +140,19 @@ def _check(launch: Launch) -> None:
         raise OSError("the path of the interpreter is not known")
     if not os.access(launch.program, os.X_OK):
         raise PermissionError(13, "not executable", launch.program)
+
+
+@contextlib.contextmanager
+def _signals_blocked_as(launch: Launch) -> Iterator[None]:
+    """Block what was blocked at the start: a new program inherits the mask of the thread that starts it."""
+    if not hasattr(signal, "pthread_sigmask"):  # pragma: no cover - Windows has no such mask
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_SETMASK, launch.blocked)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _environment() -> dict[str, str]:
