@@ -25,7 +25,7 @@ class FolderStorage:
     def __init__(self, folder: Path, appname: str) -> None:
         self._folder = folder
         self._appname = appname
-        self._checked: dict[str, _Identity] = {}
+        self._checked: dict[tuple[str, str], _Identity] = {}  # by version and hash
         self._recheck = threading.Lock()  # one thread hashes a changed file, the others wait for what it finds
 
     def path(self, release: Release) -> Path:
@@ -51,10 +51,11 @@ class FolderStorage:
     def open(self, release: Release) -> FileIO:
         """Open the file of ``release``, which is the checked one; the caller closes it. Raises as `check`."""
         file = self._open(release)
+        name = (str(release.version), release.sha256)
         try:
-            if self._identity(file) != self._checked.get(release.sha256):
+            if self._identity(file) != self._checked.get(name):
                 with self._recheck:
-                    if self._identity(file) != self._checked.get(release.sha256):
+                    if self._identity(file) != self._checked.get(name):
                         self._verify(release, file)
                 file.seek(0)
         except BaseException:
@@ -66,15 +67,15 @@ class FolderStorage:
         path = self.path(release)
         try:
             # O_NONBLOCK: a FIFO at that path must not hold the server.
-            file = FileIO(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)))
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        except (FileNotFoundError, NotADirectoryError):
             raise ReleaseMissingError(str(release.version), path) from None
         except OSError as error:
             raise ReleaseUnreadableError(str(release.version), path, str(error.strerror)) from error
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            file.close()
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
             raise ReleaseMissingError(str(release.version), path)
-        return file
+        return FileIO(descriptor)
 
     def _verify(self, release: Release, file: FileIO, progress: Progress | None = None) -> None:
         before = self._identity(file)
@@ -83,10 +84,8 @@ class FolderStorage:
         except OSError as error:
             raise ReleaseUnreadableError(str(release.version), self.path(release), str(error.strerror)) from error
         if found != release.sha256 or before != self._identity(file):
-            raise ReleaseInvalidError(
-                str(release.version), self.path(release), expected=release.sha256, found=found
-            )
-        self._checked[release.sha256] = before
+            raise ReleaseInvalidError(str(release.version), self.path(release), expected=release.sha256, found=found)
+        self._checked[str(release.version), release.sha256] = before
 
     @staticmethod
     def _identity(file: FileIO) -> _Identity:

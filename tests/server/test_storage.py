@@ -1,0 +1,184 @@
+import hashlib
+import os
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from patchify.errors import ReleaseInvalidError, ReleaseMissingError, ReleaseUnreadableError
+from patchify.server import storage as storage_module
+from patchify.server.catalogue import Catalogue
+from patchify.server.storage import FolderStorage
+from tests.running import PATIENCE
+
+CONTENT = b"content of the release"
+
+
+def release(version="1.0.0", content=CONTENT):
+    return Catalogue({version: hashlib.sha256(content).hexdigest()}).find(version)
+
+
+@pytest.fixture
+def storage(tmp_path):
+    (tmp_path / "app-1.0.0").write_bytes(CONTENT)
+    return FolderStorage(tmp_path, "app")
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """Return the list of how often a file was hashed."""
+    calls = []
+    original = storage_module.hash_file
+
+    def hash_file(*arguments):
+        calls.append(threading.get_ident())
+        return original(*arguments)
+
+    monkeypatch.setattr(storage_module, "hash_file", hash_file)
+    return calls
+
+
+def read(storage, which=None):
+    with storage.open(which or release()) as file:
+        return file.read()
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_checked_file_is_opened_at_its_start_without_hashing_it_again(storage, hashed):
+    storage.check(release())
+    assert read(storage) == read(storage) == CONTENT
+    assert len(hashed) == 1
+
+
+def test_a_file_that_nobody_checked_is_hashed_before_it_is_opened(storage, hashed):
+    assert read(storage) == CONTENT
+    assert len(hashed) == 1
+
+
+def test_versions_with_the_same_content_are_each_hashed_once(storage, hashed, tmp_path):
+    names = ["1.0.0", "1.0.0+b1", "1.0.1"]
+    for name in names * 3:
+        (tmp_path / f"app-{name}").exists() or (tmp_path / f"app-{name}").write_bytes(CONTENT)
+        assert read(storage, release(name)) == CONTENT
+    assert len(hashed) == 3
+
+
+def test_versions_that_differ_only_in_build_metadata_have_files_of_their_own(storage, tmp_path):
+    (tmp_path / "app-1.0.0+b1").write_bytes(b"b1")
+    assert read(storage, release("1.0.0+b1", b"b1")) == b"b1"
+    assert read(storage) == CONTENT
+
+
+def test_a_changed_file_is_refused_and_served_again_once_it_is_restored(storage, tmp_path):
+    storage.check(release())
+    path = tmp_path / "app-1.0.0"
+    path.write_bytes(CONTENT[::-1])
+    with pytest.raises(ReleaseInvalidError) as caught:
+        storage.open(release())
+    assert caught.value.found == hashlib.sha256(CONTENT[::-1]).hexdigest()
+    assert caught.value.expected == hashlib.sha256(CONTENT).hexdigest()
+    path.write_bytes(CONTENT)
+    assert read(storage) == CONTENT
+
+
+def test_a_file_of_the_same_size_and_time_is_noticed(storage, tmp_path):
+    path = tmp_path / "app-1.0.0"
+    storage.check(release())
+    before = path.stat()
+    path.write_bytes(CONTENT[::-1])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ReleaseInvalidError):
+        storage.open(release())
+
+
+def test_a_file_that_changes_while_it_is_hashed_is_refused(storage, tmp_path):
+    def append(done):
+        if done == len(CONTENT):
+            with (tmp_path / "app-1.0.0").open("ab") as file:
+                file.write(b"more")
+
+    with pytest.raises(ReleaseInvalidError):
+        storage.check(release(), append)
+
+
+def test_many_threads_that_meet_a_changed_file_hash_it_once(storage, hashed, tmp_path):
+    storage.check(release())
+    os.utime(tmp_path / "app-1.0.0", (1, 1))
+    line = threading.Barrier(8)
+
+    def meet(_):
+        line.wait(PATIENCE)
+        return read(storage)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(meet, range(8))) == [CONTENT] * 8
+    assert len(hashed) == 2
+
+
+def make_nothing(path):
+    pass
+
+
+def make_link_to_nothing(path):
+    path.symlink_to("nowhere")
+
+
+def make_socket(path):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+@pytest.mark.parametrize("make", [make_nothing, os.mkdir, os.mkfifo, make_link_to_nothing])
+def test_what_is_no_regular_file_is_missing_and_leaves_no_descriptor(storage, tmp_path, make):
+    path = tmp_path / "app-1.0.0"
+    path.unlink()
+    make(path)
+    before = descriptors()
+    for ask in (storage.check, storage.open):
+        with pytest.raises(ReleaseMissingError) as caught:
+            ask(release())
+        assert str(path) in str(caught.value)
+        assert "1.0.0" in str(caught.value)
+    assert descriptors() == before
+
+
+def test_a_folder_that_is_a_file_holds_no_release(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ReleaseMissingError):
+        FolderStorage(tmp_path / "file", "app").check(release())
+
+
+def test_what_cannot_be_opened_says_why(storage, tmp_path):
+    path = tmp_path / "app-1.0.0"
+    path.unlink()
+    make_socket(path)
+    with pytest.raises(ReleaseUnreadableError, match="cannot be read: No such device or address"):
+        storage.check(release())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_says_so(storage, tmp_path):  # pragma: no cover - tests often run as root
+    (tmp_path / "app-1.0.0").chmod(0)
+    with pytest.raises(ReleaseUnreadableError, match="cannot be read: Permission denied"):
+        storage.check(release())
+
+
+def test_a_disk_that_fails_while_hashing_says_so_and_leaves_no_descriptor(storage, monkeypatch):
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(storage_module, "hash_file", fail)
+    before = descriptors()
+    for ask in (storage.check, storage.open):
+        with pytest.raises(ReleaseUnreadableError, match="cannot be read: Input/output error"):
+            ask(release())
+    assert descriptors() == before
+
+
+def test_the_size_of_what_is_not_there_is_0(storage):
+    assert storage.size(release()) == len(CONTENT)
+    assert storage.size(release("2.0.0")) == 0
