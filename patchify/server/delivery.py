@@ -59,16 +59,23 @@ class Slice:
         """Learn how far ``sendfile`` came: `socket.sendfile` ends by seeking to where it stopped."""
         position = self._file.seek(position, whence)
         self._sent = position - self._start
-        if self._sent < self._size and os.fstat(self._file.fileno()).st_size < self._start + self._size:
-            raise self._shrunk()  # or the next answer on this connection would fill the gap
         return position
 
     def close(self) -> None:
-        """Close the file and say how much was sent. May be called twice."""
-        self._reader.close()
+        """Close the file and say how much was sent. May be called twice.
+
+        Raises:
+            OSError: the file ended before the slice did. ``sendfile`` says nothing of it, and if the server kept the
+                connection, its next answer would fill the gap.
+        """
         on_close, self._on_close = self._on_close, None
-        if on_close:
-            on_close(self._sent)
+        if on_close is None:
+            return
+        shrunk = self._sent < self._size and os.fstat(self._file.fileno()).st_size < self._start + self._size
+        self._reader.close()
+        on_close(self._sent)
+        if shrunk:
+            raise self._shrunk()
 
     def _shrunk(self) -> OSError:
         return OSError(errno.EIO, f"the file ended after {self._sent} of {self._size} bytes while it was sent")
@@ -96,19 +103,19 @@ def deliver(request: Request, file: FileIO, sha256: str, config: Config, on_clos
     response = current_app.response_class(content_type=BINARY)
     response.set_etag(sha256)
     response.accept_ranges = "bytes"
-    if request.if_none_match.contains(sha256):
+    if request.if_none_match.contains_weak(sha256):
         response.status_code = 304
         stop = 0
     elif asked := _range(request, sha256):
-        start, stop = asked.range_for_length(size) or (0, 0)
+        start, stop = _bounds(asked, size)
         response.status_code = 206 if stop else 416
-        response.content_range = ContentRange("bytes", start, stop, size) if stop else ContentRange("bytes", None, None, size)
+        response.content_range = ContentRange("bytes", start if stop else None, stop or None, size)
     length = stop - start
     if request.method == "HEAD" or length <= config.stream_threshold * 1024:
-        with file:
-            file.seek(start)
+        with BufferedReader(file) as reader:
+            reader.seek(start)
             if request.method != "HEAD":
-                response.data = _read_exactly(file, length)
+                response.data = _read_exactly(reader, length)
     else:
         piece = Slice(file, start, length, config.read_buffer * 1024, on_close)
         response.response = wrap_file(request.environ, piece, config.stream_buffer * 1024)  # type: ignore[arg-type]
@@ -127,8 +134,16 @@ def _range(request: Request, sha256: str) -> Range | None:
     return asked if request.headers.get("If-Range", f'"{sha256}"') == f'"{sha256}"' else None
 
 
-def _read_exactly(file: FileIO, size: int) -> bytes:
-    data = BufferedReader(file).read(size)
+def _bounds(asked: Range, size: int) -> tuple[int, int]:
+    """Return where a range starts and stops in ``size`` bytes, (0, 0) if it lies outside (RFC 9110 section 14.1.2)."""
+    start, stop = asked.ranges[0]
+    if start < 0:  # the last bytes; of a file that has fewer, all of them
+        start = max(size + start, 0)
+    return (start, min(stop or size, size)) if start < size else (0, 0)
+
+
+def _read_exactly(reader: BufferedReader[FileIO], size: int) -> bytes:
+    data = reader.read(size)
     if len(data) < size:
         raise OSError(errno.EIO, f"the file ended after {len(data)} of {size} bytes")
     return data
