@@ -161,6 +161,7 @@ def _nothing(_: str) -> Response:
     handlers = current_app.error_handler_spec[None]
     if handlers.get(404) or handlers.get(None):
         abort(404)
+    _log_request(request.method, request.path, 404, 0, time.perf_counter())
     return _empty(404)
 
 

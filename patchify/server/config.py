@@ -55,9 +55,9 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check every value and keep the parsed ones: ``signing_key``, ``folder``, ``hashes``."""
-        if not isinstance(self.appname, str) or not self.appname or "/" in self.appname or "\\" in self.appname:
+        if not isinstance(self.appname, str) or not self.appname or not set("/\\\0").isdisjoint(self.appname):
             raise ConfigError("appname", f"{self.appname!r} is not a name; it begins the file name of every release")
-        if not isinstance(self.releases, str | os.PathLike) or not str(self.releases):
+        if not isinstance(self.releases, str | os.PathLike) or not str(self.releases) or "\0" in str(self.releases):
             raise ConfigError("releases", f"{self.releases!r} is not the path of a folder")
         for name in _OPTIONAL:
             _check_size(name, getattr(self, name))
@@ -77,7 +77,7 @@ class Config:
                 raise ConfigError(PREFIX + name.upper(), "is not configured")
         found = {name: settings.get(PREFIX + name.upper()) for name in (*_REQUIRED, *_OPTIONAL)}
         try:
-            return cls(**{name: value for name, value in found.items() if value is not None})  # type: ignore[arg-type]
+            return cls(**{name: value for name, value in found.items() if value is not None})
         except ConfigError as error:
             raise ConfigError(PREFIX + error.key.upper(), error.problem) from error.__cause__
 

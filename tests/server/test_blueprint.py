@@ -1,0 +1,328 @@
+import importlib
+import logging
+import re
+import sys
+
+import pytest
+from flask import Blueprint, Flask, Response, jsonify
+
+from patchify import signals
+from patchify.errors import ConfigError, InvalidKeyError, MissingExtraError, ReleaseInvalidError, ReleaseMissingError
+from patchify.keys import decode_signature
+from patchify.server import Core, core_of, patchify_bp, sign_response
+from tests.conftest import KEY
+
+CONTENTS = {"1.0.0": b"one" * 100, "2.0.0": b"two" * 1000}
+
+
+@pytest.fixture
+def app(serve):
+    return serve(CONTENTS, stream_threshold=1)  # 1.0.0 goes out in one piece, 2.0.0 is streamed
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
+
+
+@pytest.fixture
+def heard():
+    """Return the list of the server's signals, by name, with their facts."""
+    heard = []
+
+    def receiver(name):
+        return lambda sender, **facts: heard.append((name, sender, facts))
+
+    names = ["version_checked", "hash_sent", "release_sent", "release_aborted", "release_failed"]
+    receivers = [(getattr(signals, name), receiver(name)) for name in names]
+    for signal, each in receivers:
+        signal.connect(each)
+    yield heard
+    for signal, each in receivers:
+        signal.disconnect(each)
+
+
+def request_lines(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "patchify.server.requests"]
+
+
+# Registration ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_blueprint_serves_several_applications_each_from_its_own_configuration(serve, tmp_path):
+    one = serve({"1.0.0": b"one"})
+    other = serve({"2.0.0": b"two"})
+    assert one.test_client().get("/api/latest").json == {"version": "1.0.0"}
+    assert other.test_client().get("/api/latest").json == {"version": "2.0.0"}
+    assert core_of(one) is not core_of(other)
+    assert isinstance(core_of(one), Core)
+
+
+def test_two_prefixes_of_one_application_share_their_releases(app):
+    core = core_of(app)
+    app.register_blueprint(patchify_bp, url_prefix="/other", name="other")
+    assert core_of(app) is core
+    client = app.test_client()
+    assert client.get("/other/latest").data == client.get("/api/latest").data
+    assert client.get("/other/nothing").status_code == 404
+
+
+def test_the_blueprint_may_stand_inside_another(publish):
+    app = Flask("host")
+    app.config.update({f"PATCHIFY_{name.upper()}": value for name, value in publish(CONTENTS).items()})
+    outer = Blueprint("outer", "outer", url_prefix="/outer")
+    outer.register_blueprint(patchify_bp, url_prefix="/inner")
+    app.register_blueprint(outer)
+    assert app.test_client().get("/outer/inner/latest").status_code == 200
+
+
+def test_without_a_prefix_it_answers_for_nothing_but_its_own_paths(publish):
+    app = Flask("host")
+    app.config.update({f"PATCHIFY_{name.upper()}": value for name, value in publish(CONTENTS).items()})
+    app.register_blueprint(patchify_bp)
+    client = app.test_client()
+    assert client.get("/latest").status_code == 200
+    assert b"<!doctype html>" in client.get("/nothing").data  # Flask's own
+
+
+def test_an_application_without_the_blueprint_has_no_core():
+    with pytest.raises(KeyError):
+        core_of(Flask("host"))
+
+
+def test_a_wrong_configuration_stops_the_registration(serve, tmp_path):
+    with pytest.raises(ConfigError, match=r"^PATCHIFY_APPNAME: "):
+        serve({}, appname="")
+    with pytest.raises(ReleaseMissingError):
+        serve(CONTENTS, releases=tmp_path / "nowhere")
+    with pytest.raises(ReleaseInvalidError):
+        serve({"1.0.0": b"one"}, versions={"1.0.0": "ab" * 32})
+
+
+def test_a_missing_package_says_which_extra_brings_it(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("patchify.server")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "flask", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'patchify-updater\[server\]'"):
+        importlib.import_module("patchify.server")
+
+
+# Documents ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["latest", "hashes/1.0.0"])
+def test_a_document_is_signed_over_exactly_its_bytes(client, key, path):
+    answer = client.get(f"/api/{path}")
+    assert key.verifying_key.verify(answer.data, decode_signature(answer.headers["X-Signature"]))
+    assert dict(answer.headers).keys() == {"Content-Type", "Content-Length", "X-Signature"}
+    head = client.head(f"/api/{path}")
+    assert (head.status_code, head.data, dict(head.headers)) == (200, b"", dict(answer.headers))
+
+
+@pytest.mark.parametrize("path", ["hashes", "releases"])
+def test_what_is_no_version_or_does_not_exist_says_so(client, path):
+    answer = client.get(f"/api/{path}/1.0.0%2Bb1")
+    assert (answer.status_code, answer.data) == (404, b"Version 1.0.0+b1 not found")
+    answer = client.get(f"/api/{path}/%3Cscript%3E")
+    assert answer.status_code == 400
+    assert answer.content_type == "text/plain; charset=utf-8"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("path", ["latest", "hashes/1.0.0", "releases/1.0.0", "releases/nonsense"])
+def test_only_get_and_head_are_answered(client, method, path):
+    answer = client.open(f"/api/{path}", method=method)
+    assert (answer.status_code, answer.data, answer.headers["Allow"]) == (405, b"", "GET,HEAD")
+
+
+@pytest.mark.parametrize("path", ["..%2F..%2Fetc%2Fpasswd", "..", "1.0.0/x", "1.0.0%00", "%2e%2e/key"])
+def test_no_path_leads_out_of_the_folder(client, path):
+    for kind in ("releases", "hashes"):
+        assert client.get(f"/api/{kind}/{path}").status_code in (400, 404)
+
+
+def test_a_host_with_its_own_page_for_404_is_asked_for_it(app):
+    @app.errorhandler(404)
+    def own(error):
+        return "own", 404
+
+    assert app.test_client().get("/api/nothing").data == b"own"
+
+
+def test_a_host_with_its_own_page_for_every_error_is_asked_for_it(app):
+    @app.errorhandler(Exception)
+    def own(error):
+        return "own", 404
+
+    assert app.test_client().get("/api/nothing").data == b"own"
+    assert app.test_client().get("/api/hashes/3.0.0").data == b"Version 3.0.0 not found"
+
+
+# Releases on a disk that changes --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def release(tmp_path):
+    return tmp_path / "releases" / "app-2.0.0"
+
+
+def make_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        (lambda path: path.unlink(), b"Release file missing"),
+        (make_folder, b"Release file missing"),
+        (lambda path: path.write_bytes(b"other"), b"Release file changed"),
+        (lambda path: (path.unlink(), path.symlink_to(path)), b"Cannot open release file"),
+    ],
+    ids=["deleted", "a folder", "changed", "a loop"],
+)
+def test_a_release_that_is_not_what_it_was_is_500_and_its_path_only_in_the_log(client, release, heard, caplog, broken):
+    change, text = broken
+    change(release)
+    answer = client.get("/api/releases/2.0.0")
+    assert (answer.status_code, answer.data) == (500, text)
+    assert answer.content_type == "text/plain; charset=utf-8"
+    assert str(release) in caplog.text
+    ((name, _, facts),) = heard
+    assert (name, facts["version"], facts["error"].path) == ("release_failed", "2.0.0", release)
+    assert client.get("/api/releases/1.0.0").status_code == 200
+
+
+def test_a_disk_that_fails_is_500(client, caplog, monkeypatch):
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("patchify.server.delivery._read_exactly", fail)
+    answer = client.get("/api/releases/1.0.0")
+    assert (answer.status_code, answer.data) == (500, b"Cannot read release file")
+    assert "Input/output error" in caplog.text
+
+
+# Log and signals ------------------------------------------------------------------------------------------------------
+
+
+def test_every_request_has_one_line_in_the_log(client, caplog):
+    caplog.set_level(logging.INFO, "patchify")
+    requests = [
+        ("GET", "latest", 200, 19),
+        ("HEAD", "latest", 200, 0),
+        ("GET", "hashes/1.0.0", 200, 93),
+        ("GET", "hashes/3.0.0", 404, 23),
+        ("GET", "releases/1.0.0", 200, 300),
+        ("GET", "releases/2.0.0", 200, 3000),
+        ("HEAD", "releases/2.0.0", 200, 0),
+        ("POST", "latest", 405, 0),
+        ("GET", "nothing", 404, 0),
+    ]
+    for method, path, *_ in requests:
+        client.open(f"/api/{path}", method=method).close()
+    for line, (method, path, status, size) in zip(request_lines(caplog), requests, strict=True):
+        assert re.fullmatch(rf"{method} /api/{path} {status} {size} bytes \d+\.\d ms", line)
+
+
+def test_a_range_is_logged_with_what_went_out(client, caplog):
+    caplog.set_level(logging.INFO, "patchify")
+    for asked, status, size in [("bytes=1000-2999", 206, 2000), ("bytes=-5", 206, 5), ("bytes=3000-", 416, 0)]:
+        client.get("/api/releases/2.0.0", headers={"Range": asked}).close()
+        assert f"GET /api/releases/2.0.0 {status} {size} bytes" in request_lines(caplog)[-1]
+
+
+def test_a_path_forges_no_line_of_the_log(client, caplog):
+    caplog.set_level(logging.INFO, "patchify")
+    client.get("/api/hashes/1.0.0%0AGET%20forged")
+    client.get("/api/nothing%C3%A9%1B")
+    for line in request_lines(caplog):
+        assert line.isprintable()
+        assert line.isascii()
+    assert len(request_lines(caplog)) == 2
+
+
+def test_nobody_who_does_not_listen_to_requests_pays_for_their_lines(client, caplog):
+    caplog.set_level(logging.WARNING, "patchify")
+    client.get("/api/latest")
+    assert not caplog.records
+
+
+def test_what_a_host_may_want_to_count_is_signalled(app, client, heard):
+    client.get("/api/latest")
+    client.get("/api/hashes/1.0.0")
+    client.get("/api/releases/1.0.0")
+    client.get("/api/releases/2.0.0").close()
+    client.get("/api/releases/2.0.0", headers={"Range": "bytes=1000-2999"}).close()
+    client.get("/api/releases/1.0.0", headers={"Range": "bytes=10-19"})
+    assert [(name, facts) for name, _, facts in heard] == [
+        ("version_checked", {"version": core_of(app).latest_version()}),
+        ("hash_sent", {"version": "1.0.0"}),
+        ("release_sent", {"version": "1.0.0", "start": 0, "size": 300}),
+        ("release_sent", {"version": "2.0.0", "start": 0, "size": 3000}),
+        ("release_sent", {"version": "2.0.0", "start": 1000, "size": 2000}),
+        ("release_sent", {"version": "1.0.0", "start": 10, "size": 10}),
+    ]
+    assert {sender for _, sender, _ in heard} == {core_of(app)}
+
+
+def test_what_sends_no_release_is_no_release_sent(client, heard):
+    etag = client.head("/api/releases/1.0.0").headers["ETag"]
+    assert client.get("/api/releases/1.0.0", headers={"If-None-Match": etag}).status_code == 304
+    assert client.get("/api/releases/1.0.0", headers={"Range": "bytes=300-"}).status_code == 416
+    client.get("/api/releases/3.0.0")
+    client.get("/api/hashes/3.0.0")
+    assert heard == []
+
+
+def test_a_client_that_leaves_early_is_told_apart(serve, heard, caplog):
+    caplog.set_level(logging.INFO, "patchify")
+    app = serve({"1.0.0": bytes(10_000)}, stream_threshold=0, stream_buffer=1)
+    answer = app.test_client().get("/api/releases/1.0.0")
+    assert len(next(answer.iter_encoded())) == 1024
+    answer.close()
+    ((name, _, facts),) = heard
+    assert (name, facts) == ("release_aborted", {"version": "1.0.0", "sent": 1024, "size": 10_000})
+    assert "/api/releases/1.0.0 ended after 1024 of 10000 bytes" in caplog.text
+    assert "GET /api/releases/1.0.0 200 1024 bytes" in request_lines(caplog)[0]
+
+
+def test_a_receiver_that_raises_does_not_keep_a_client_from_its_release(client, caplog):
+    def broken(sender, **facts):
+        raise RuntimeError("broken on purpose")
+
+    with signals.release_sent.connected_to(broken):
+        assert client.get("/api/releases/1.0.0").data == CONTENTS["1.0.0"]
+    assert "broken on purpose" in caplog.text
+
+
+# A host's own answers -------------------------------------------------------------------------------------------------
+
+
+def test_a_host_signs_its_own_answer(client, app, key, tmp_path):
+    key.write(tmp_path / "key")
+    with app.app_context():
+        for given in (key, KEY, str(tmp_path / "key")):
+            response = jsonify(news="none")
+            assert sign_response(given, response) is response
+            signature = decode_signature(response.headers["X-Signature"])
+            assert key.verifying_key.verify(response.get_data(), signature)
+
+
+def test_a_second_signature_replaces_the_first(key):
+    response = sign_response(key, Response("one"))
+    response.data = "two"
+    sign_response(key, response)
+    (signature,) = response.headers.getlist("X-Signature")
+    assert key.verifying_key.verify(b"two", decode_signature(signature))
+
+
+def test_what_is_streamed_cannot_be_signed(key):
+    for response in (Response(iter(["a", "b"])), Response("a", direct_passthrough=True)):
+        with pytest.raises(ValueError, match="its body is not known yet"):
+            sign_response(key, response)
+
+
+def test_no_key_signs_nothing():
+    with pytest.raises(InvalidKeyError):
+        sign_response("11" * 31, Response("body"))
