@@ -1,5 +1,6 @@
 """What every test gets: a key, releases made of bytes, and a look at what it leaves behind."""
 
+import contextlib
 import gc
 import hashlib
 import os
@@ -56,11 +57,10 @@ def _alive() -> set[str]:
     threads = {f"thread {thread.name} ({thread.ident})" for thread in threading.enumerate()}
     if not Path("/proc/self/task").exists():
         return threads
-    children = {
-        f"process {pid}: {_command(pid)}"
-        for task in Path("/proc/self/task").iterdir()
-        for pid in (task / "children").read_text().split()
-    }
+    children = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            children |= {f"process {pid}: {_command(pid)}" for pid in (task / "children").read_text().split()}
     sockets = set()
     for descriptor in os.listdir("/proc/self/fd"):
         try:
