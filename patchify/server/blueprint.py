@@ -92,9 +92,11 @@ def _route(rule: str) -> Callable[[View], View]:
     def register(view: View) -> View:
         @wraps(view)
         def answer(**arguments: str) -> Response:
-            request.environ[_STARTED] = time.perf_counter()
+            environ = request.environ  # one way through the context for all that is asked of it
+            environ[_STARTED] = time.perf_counter()
+            method = environ["REQUEST_METHOD"]
             try:
-                response = view(**arguments) if request.method in ("GET", "HEAD") else _not_allowed()
+                response = view(**arguments) if method in ("GET", "HEAD") else _not_allowed()
             except VersionNotFoundError as error:
                 response = _text(404, str(error))
             except InvalidVersionError as error:
@@ -103,9 +105,9 @@ def _route(rule: str) -> Callable[[View], View]:
                 _log.error("release %s cannot be served: %s", arguments.get("version"), error)
                 signals.emit(signals.release_failed, core_of(current_app), error=error, **arguments)
                 response = _text(500, _FAILURES.get(type(error), "Cannot read release file"))
-            if not response.direct_passthrough:  # a stream is logged when it ends
-                sent = 0 if request.method == "HEAD" else response.content_length or 0
-                _log_request(request.method, request.path, response.status_code, sent, request.environ[_STARTED])
+            if _request_log.isEnabledFor(logging.INFO) and not response.direct_passthrough:  # a stream: when it ends
+                sent = 0 if method == "HEAD" else response.content_length or 0
+                _log_request(method, request.path, response.status_code, sent, environ[_STARTED])
             return response
 
         patchify_bp.add_url_rule(rule, view.__name__, answer, methods=_METHODS, provide_automatic_options=False)
