@@ -3,13 +3,44 @@
 import contextlib
 import http.client
 import json
+import os
 import re
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.running import PATIENCE, Gunicorn, Process
 
+PACKAGE = Path(__file__).parent / "rust"
+BUILD_PATIENCE = 800  # seconds; about 100 on two cores, nothing the second time
+
 COMPARED = ("content-type", "content-length", "x-signature")
+
+
+class RustMissingError(Exception):
+    """The programs that embed the Rust crate cannot be built here; says why."""
+
+
+@dataclass(frozen=True)
+class Rust:
+    """The programs that embed the Rust crate, built."""
+
+    server: Path
+    client: Path
+
+
+def build_rust() -> Rust:
+    """Build them with cargo, unless that is done already. Raises `RustMissingError`."""
+    cargo = shutil.which("cargo")
+    if not cargo:
+        raise RustMissingError("there is no cargo")
+    target = Path(os.environ.get("CARGO_TARGET_DIR") or PACKAGE / "target")
+    command = [cargo, "build", "--release", "--locked", "--quiet", "--target-dir", target]
+    built = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, timeout=BUILD_PATIENCE, check=False)
+    if built.returncode:
+        raise RustMissingError(f"cargo cannot build them:\n{built.stderr[-2000:]}")
+    return Rust(target / "release" / "interop-server", target / "release" / "interop-client")
 
 
 class RustServer(Process):
