@@ -86,15 +86,24 @@ def exit_restart(launch: Launch) -> None:
 def gunicorn_restart(launch: Launch) -> None:
     """Let the gunicorn master of this worker start new workers and end the old ones gracefully (SIGHUP).
 
+    An application that is a zip archive needs ``importlib.invalidate_caches()`` in gunicorn's ``post_fork`` hook, or
+    new workers look for their modules where they stood in the old archive.
+
     Raises:
         OSError: this is no worker of gunicorn, or its application was loaded before the fork (``preload_app``), so
             that new workers would get the old code.
     """
-    if "gunicorn.arbiter" not in sys.modules:
+    # The master's handler of a signal that workers do not handle in their own way: they inherit it, and the master with
+    # it. The parent alone says nothing: that of the master is a shell or the system's first process.
+    arbiter = getattr(signal.getsignal(signal.SIGTTIN), "__self__", None)
+    master = getattr(arbiter, "pid", None)
+    if master is None:
         raise OSError("this process is no worker of gunicorn")
-    if launch.pid != os.getpid():
+    if os.getpid() == master or os.getpid() != launch.pid:
         raise OSError("the application was loaded before the fork: gunicorn reloads it only without preload_app")
-    os.kill(os.getppid(), signal.SIGHUP)
+    if master != os.getppid():
+        raise OSError("the gunicorn master of this worker has ended")
+    os.kill(master, signal.SIGHUP)
 
 
 def default_restarter() -> Restarter:

@@ -280,26 +280,51 @@ def test_exit_lets_the_program_handle_the_signal_in_its_own_way(monkeypatch):
     assert killed == [(os.getpid(), signal.SIGTERM)]
 
 
-def test_outside_of_gunicorn_there_is_no_master_to_ask(monkeypatch):
-    monkeypatch.delitem(sys.modules, "gunicorn.arbiter", raising=False)
+@pytest.fixture
+def master(monkeypatch):
+    """Return a function that makes this process look like one of the gunicorn whose master has this PID."""
+
+    def master(pid):
+        arbiter = types.SimpleNamespace(pid=pid)
+        handler = types.MethodType(lambda self, number, frame: None, arbiter)
+        monkeypatch.setattr(restarter.signal, "getsignal", {signal.SIGTTIN: handler}.get)
+        monkeypatch.setattr(restarter.os, "kill", lambda *arguments: killed.append(arguments))
+        return killed
+
+    killed = []
+    return master
+
+
+def test_outside_of_gunicorn_there_is_no_master_to_ask():
     with pytest.raises(OSError, match="no worker of gunicorn"):
         gunicorn_restart(Launch.current())
 
 
-def test_an_application_that_was_loaded_before_the_fork_cannot_be_reloaded(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gunicorn.arbiter", types.ModuleType("gunicorn.arbiter"))
-    in_the_master = Launch(sys.executable, (), "/", frozenset(), os.getppid())
-    with pytest.raises(OSError, match="without preload_app"):
-        gunicorn_restart(in_the_master)
-
-
-@posix
-def test_gunicorn_is_asked_for_new_workers_by_a_hangup_of_its_master(monkeypatch):
-    killed = []
-    monkeypatch.setitem(sys.modules, "gunicorn.arbiter", types.ModuleType("gunicorn.arbiter"))
-    monkeypatch.setattr(restarter.os, "kill", lambda *arguments: killed.append(arguments))
+def test_gunicorn_is_asked_for_new_workers_by_a_hangup_of_its_master(master):
+    killed = master(os.getppid())
     gunicorn_restart(Launch.current())
     assert killed == [(os.getppid(), signal.SIGHUP)]
+
+
+def test_an_application_that_was_loaded_before_the_fork_cannot_be_reloaded(master):
+    killed = master(os.getppid())
+    with pytest.raises(OSError, match="without preload_app"):
+        gunicorn_restart(Launch(sys.executable, (), "/", frozenset(), os.getppid()))
+    assert killed == []
+
+
+def test_an_updater_that_runs_in_the_master_itself_does_not_signal_whoever_started_that(master):
+    killed = master(os.getpid())
+    with pytest.raises(OSError, match="without preload_app"):
+        gunicorn_restart(Launch.current())
+    assert killed == []
+
+
+def test_a_worker_that_has_lost_its_master_does_not_signal_whoever_took_it_in(master):
+    killed = master(2**22 + 1)
+    with pytest.raises(OSError, match="has ended"):
+        gunicorn_restart(Launch.current())
+    assert killed == []
 
 
 @pytest.mark.parametrize("stream", [None, "closed", "broken"])
