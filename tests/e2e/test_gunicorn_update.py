@@ -1,0 +1,126 @@
+"""A web application that updates itself under a real gunicorn: one worker of two acts, and the master reloads them."""
+
+import hashlib
+import json
+import os
+import re
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from patchify.keys import SigningKey
+from tests.conftest import KEY
+from tests.running import PATIENCE, Gunicorn, wait_until
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="workers are found in /proc")
+
+SOURCE = Path(__file__).with_name("webapp.py").read_text()
+WORKERS = 2
+CONFIG = """
+import importlib
+
+def post_fork(server, worker):
+    importlib.invalidate_caches()
+"""
+
+
+def application(kind: str, folder: Path, version: str) -> bytes:
+    """Return a version of the application as a module or as a zip archive that has it and something imported late."""
+    source = SOURCE.replace('VERSION = "1.0.0"', f'VERSION = "{version}"')
+    if kind == "module":
+        return source.encode()
+    with zipfile.ZipFile(folder / version, "w") as archive:
+        archive.writestr("padding", os.urandom(100_000 * int(version[0])))  # so that modules stand elsewhere in each
+        archive.writestr("webapp.py", source)
+    return (folder / version).read_bytes()
+
+
+@pytest.fixture(params=["module", "archive"])
+def run(request, tmp_path, server):
+    """Return a function that runs version 1 of the application under gunicorn, with more options perhaps."""
+    place = tmp_path / "place"
+    place.mkdir()
+    (tmp_path / "gunicorn.conf.py").write_text(CONFIG)
+    executable = place / ("webapp.py" if request.param == "module" else "app.zip")
+    executable.write_bytes(application(request.param, tmp_path, "1.0.0"))
+    server.publish("2.0.0", application(request.param, tmp_path, "2.0.0"))
+    told = {
+        "api": server.api,
+        "key": SigningKey.from_hex(KEY).verifying_key.to_hex(),
+        "executable": str(executable),
+        "slow": str(tmp_path),
+    }
+
+    def run(*options):
+        path = ["--chdir", place] if request.param == "module" else ["--chdir", tmp_path, "--pythonpath", executable]
+        options = ["--config", tmp_path / "gunicorn.conf.py", "--workers", WORKERS, *path, *options]
+        threads = ["--worker-class", "gthread", "--threads", 4, "--graceful-timeout", PATIENCE]
+        env = {"TOLD": json.dumps(told), "PYTHONDONTWRITEBYTECODE": "1"}
+        web = Gunicorn("webapp:app", tmp_path / "log", *options, *threads, env=env)
+        web.executable = executable
+        return web
+
+    return run
+
+
+def ask(web, path="/") -> dict:
+    with requests.get(web.url + path, headers={"Connection": "close"}, timeout=PATIENCE) as answer:
+        answer.raise_for_status()
+        return answer.json()
+
+
+def workers(web) -> set[int]:
+    return set(map(int, Path(f"/proc/{web.pid}/task/{web.pid}/children").read_text().split()))
+
+
+def all_workers_are(web, version: str) -> bool:
+    """Return whether every worker there is has answered, and all with this version."""
+    answers = [ask(web) for _ in range(20)]
+    answered = {answer["pid"] for answer in answers}
+    return (
+        {answer["version"] for answer in answers} == {version} and answered == workers(web) and len(answered) == WORKERS
+    )
+
+
+def test_the_application_becomes_version_2_without_losing_a_request(run, server, tmp_path):
+    with ThreadPoolExecutor(1) as pool, run() as web:
+        first = workers(web)
+        slow = pool.submit(ask, web, "/slow")
+        try:
+            wait_until((tmp_path / "begun").exists, "the slow request")
+            assert ask(web)["version"] == "1.0.0"
+            server.start()  # only now is there anything to update to
+            wait_until(lambda: ask(web)["version"] == "2.0.0", f"the new version\n{web.output()}")
+            assert not slow.done()
+        finally:
+            (tmp_path / "go").touch()
+        assert slow.result(PATIENCE)["version"] == "1.0.0"
+        wait_until(lambda: all_workers_are(web, "2.0.0"), f"new workers only\n{web.output()}")
+        assert web.popen.poll() is None  # the master is the process that was started
+        assert first.isdisjoint(workers(web))
+        assert hashlib.sha256(web.executable.read_bytes()).hexdigest() == server.versions["2.0.0"]
+        assert len(re.findall(r"\d+ 1\.0\.0 Downloading: 2\.0\.0 \(0%\)", web.output())) == 1
+        assert "Traceback" not in web.output()
+
+
+def test_one_worker_asks_and_the_other_one_waits(run, server):
+    server.versions.clear()
+    server.publish("1.0.0", b"whatever it is, it is not newer")
+    server.start()
+    with run() as web:
+        wait_until(lambda: web.output().count("1.0.0 Idle") > 2, f"some checks\n{web.output()}")
+        asking = set(re.findall(r"(\d+) 1\.0\.0 Checking", web.output()))
+        assert len(asking) == 1
+        assert asking < set(map(str, workers(web)))
+
+
+def test_an_application_that_is_loaded_before_the_fork_refuses_and_stays_what_it_is(run, server):
+    server.start()
+    with run("--preload") as web:
+        web.wait_for("gunicorn reloads it only without preload_app")
+        wait_until(lambda: ask(web)["version"] == "1.0.0", "an answer")
+        assert hashlib.sha256(web.executable.read_bytes()).hexdigest() != server.versions["2.0.0"]
+        assert web.popen.poll() is None
