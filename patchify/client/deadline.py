@@ -15,8 +15,7 @@ from typing import Any
 from weakref import WeakSet
 
 from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connection import HTTPConnection
 
 
 class Deadline:
@@ -43,7 +42,11 @@ class DeadlineAdapter(HTTPAdapter):
     """An `HTTPAdapter` whose connections can be cut from another thread."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_cut = False
         self._connections: WeakSet[HTTPConnection] = WeakSet()
+        # One that is not kept alive lets go of its socket while the answer is still read from it.
+        self._sockets: WeakSet[Any] = WeakSet()
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -53,19 +56,23 @@ class DeadlineAdapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         """Make pools whose connections are known here, by way of a proxy."""
+        known = proxy in self.proxy_manager
         manager = super().proxy_manager_for(proxy, **kwargs)
-        self._adopt(manager)
+        if not known:
+            self._adopt(manager)
         return manager
 
     def cut(self) -> None:
-        """Shut every connection down: whatever waits for a byte of it ends with an error."""
-        for connection in list(self._connections):
-            with contextlib.suppress(OSError, AttributeError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
+        """Shut every connection down, also one that is being made: whatever waits for a byte ends with an error."""
+        with self._lock:
+            self._is_cut = True
+            for sock in [*(connection.sock for connection in self._connections), *self._sockets]:
+                _shut(sock)
 
     @contextlib.contextmanager
     def bounded(self, deadline: Deadline) -> Iterator[None]:
         """Cut all connections if the block is not left before the deadline."""
+        self._is_cut = False
         watch = threading.Timer(deadline.left(), self.cut)
         watch.name = "patchify-deadline"
         watch.daemon = True
@@ -76,22 +83,37 @@ class DeadlineAdapter(HTTPAdapter):
             watch.cancel()
 
     def _adopt(self, manager: Any) -> None:
-        known = self._connections
+        """Put pools of connections that are known here in the place of the manager's own, of whatever kind."""
+        manager.pool_classes_by_scheme = {
+            scheme: self._watched(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
+        }
 
-        class Connection(HTTPConnection):
+    def _watched(self, pool: Any) -> Any:
+        adapter = self
+
+        class Connection(pool.ConnectionCls):  # type: ignore[misc]
             def connect(self) -> None:
-                known.add(self)
+                adapter._begin(self)
                 super().connect()
+                adapter._watch(self.sock)
 
-        class SecureConnection(HTTPSConnection):
-            def connect(self) -> None:
-                known.add(self)
-                super().connect()
-
-        class Pool(HTTPConnectionPool):
+        class Pool(pool):  # type: ignore[misc]
             ConnectionCls = Connection
 
-        class SecurePool(HTTPSConnectionPool):
-            ConnectionCls = SecureConnection
+        return Pool
 
-        manager.pool_classes_by_scheme = {"http": Pool, "https": SecurePool}
+    def _begin(self, connection: HTTPConnection) -> None:
+        with self._lock:
+            self._connections.add(connection)
+
+    def _watch(self, sock: Any) -> None:
+        with self._lock:
+            self._sockets.add(sock)
+            if self._is_cut:
+                _shut(sock)
+
+
+def _shut(sock: Any) -> None:
+    """End all reading from a socket, but let what was received be read: TLS needs its state for that."""
+    with contextlib.suppress(OSError, TypeError):  # it is closed already, or there is none
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)

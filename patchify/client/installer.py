@@ -29,11 +29,14 @@ from patchify.errors import (
     UnableToReadFileError,
     UnableToSetPermissionsError,
     UnableToSwapError,
+    UnableToWriteDownloadError,
     UpdateInProgressError,
 )
-from patchify.files import BLOCK, Progress, hash_file, hash_path, sync_folder
+from patchify.files import BLOCK, Progress, hash_file, sync_folder
 
 _log = logging.getLogger(__name__)
+
+_Identity = tuple[int, int, int, int]
 
 Fraction = Callable[[int, int], None]
 """Called with the bytes done and the bytes there are."""
@@ -99,6 +102,7 @@ class FileInstaller:
         self.folder = self.executable.parent / f".{self.executable.name}.patchify"
         self.previous = self.folder / "previous"
         self._state = self.folder / "state.json"
+        self._hashes: dict[_Identity, str] = {}  # what was hashed here already
         self.renew_locks()
 
     def renew_locks(self) -> None:
@@ -146,10 +150,9 @@ class FileInstaller:
     def identity(self) -> object:
         """Return what tells one file at the program's path from another; None if there is none."""
         try:
-            found = self.executable.stat()
+            return _identity(self.executable.stat())
         except OSError:
             return None
-        return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
     def recover(self) -> Staged | None:
         """Finish or forget what was interrupted, and return what waits to be swapped in."""
@@ -171,8 +174,8 @@ class FileInstaller:
     def installed(self, progress: Fraction = lambda done, total: None) -> str:
         """Return the SHA-256 of what stands at the program's path. Raises `UnableToReadFileError`."""
         try:
-            total = self.executable.stat().st_size
-            return hash_path(self.executable, lambda done: progress(done, total))
+            with FileIO(self.executable) as file:
+                return self._hash(file, progress)
         except OSError as error:
             raise UnableToReadFileError(self.executable, error) from error
 
@@ -194,8 +197,8 @@ class FileInstaller:
 
         Raises:
             FailedHashVerificationError: it is not the release any more; it was removed.
-            UnableToReadFileError, UnableToSetPermissionsError, UnableToBackUpError, UnableToWriteStateError: the
-                program is untouched.
+            UnableToReadFileError, UnableToSetPermissionsError, UnableToWriteDownloadError, UnableToBackUpError,
+                UnableToWriteStateError: the program is untouched.
         """
         path = self._staged(sha256)
         try:
@@ -206,9 +209,14 @@ class FileInstaller:
         with self._verified(path, str(version), sha256, lambda done, _: progress(done, whole)) as file:
             try:
                 _adopt(file.fileno(), self.executable.stat())
-                os.fsync(file.fileno())
             except OSError as error:
                 raise UnableToSetPermissionsError(path, error) from error
+            try:
+                os.fsync(file.fileno())
+            except OSError as error:  # what could not be written will not be reported again: do not trust it
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                raise UnableToWriteDownloadError(path, error) from error
         replaces = self.installed(lambda done, _: progress(new + done, whole))
         try:
             self._clone(self.executable, self.previous, lambda done: progress(new + old + done, whole))
@@ -225,8 +233,11 @@ class FileInstaller:
             FailedHashVerificationError, UnableToReadFileError, UnableToSwapError: the program is untouched.
         """
         path = self._staged(staged.sha256)
-        if not path.exists() and self.installed() == staged.sha256:
+        verdict = judge(staged, self.installed())
+        if verdict is Verdict.SWAPPED:
             return
+        if verdict is Verdict.STALE:
+            raise UnableToSwapError(self.executable, "it was replaced by somebody else while the update waited")
         with self._verified(path, str(staged.version), staged.sha256):
             pass
         try:
@@ -262,18 +273,23 @@ class FileInstaller:
         draft = self.folder / ".draft"
         draft.unlink(missing_ok=True)
         try:
-            os.link(source, draft)
-        except OSError:
-            _copy(source, draft, progress)
-        os.replace(draft, target)
+            try:
+                os.link(source, draft)
+            except OSError:
+                _copy(source, draft, progress)
+            os.replace(draft, target)
+        finally:  # it is still there if this failed, or if the two were one file before: then a rename does nothing
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
         sync_folder(target.parent)
 
     def _clean(self, keep: str) -> None:
-        """Remove what is staged of other releases, and drafts that a crash left."""
-        for path in self.folder.iterdir():
-            if path.name.startswith(("staged-", ".")) and not (keep and path.name.startswith(f"staged-{keep}")):
-                with contextlib.suppress(OSError):
-                    path.unlink()
+        """Remove what is staged of other releases, and drafts that a crash left, as far as possible."""
+        with contextlib.suppress(OSError):
+            for path in self.folder.iterdir():
+                if path.name.startswith(("staged-", ".")) and not (keep and path.name.startswith(f"staged-{keep}")):
+                    with contextlib.suppress(OSError):
+                        path.unlink()
 
     @contextlib.contextmanager
     def _verified(
@@ -285,9 +301,8 @@ class FileInstaller:
         except OSError as error:
             raise UnableToReadFileError(path, error) from error
         with file:
-            total = os.fstat(file.fileno()).st_size
             try:
-                found = hash_file(file, lambda done: progress(done, total))
+                found = self._hash(file, progress)
             except OSError as error:
                 raise UnableToReadFileError(path, error) from error
             if found != sha256:
@@ -295,6 +310,17 @@ class FileInstaller:
                     path.unlink()
                 raise FailedHashVerificationError(version, expected=sha256, found=found)
             yield file
+
+    def _hash(self, file: FileIO, progress: Fraction) -> str:
+        """Return the hash of a file; one that was hashed before, and was not written to since, is not read again."""
+        before = os.fstat(file.fileno())
+        known = self._hashes.get(_identity(before))
+        if known is not None:
+            return known
+        found = hash_file(file, lambda done: progress(done, before.st_size))
+        if _identity(os.fstat(file.fileno())) == _identity(before):
+            self._hashes[_identity(before)] = found
+        return found
 
     def _make_folder(self) -> None:
         """Create the folder if it is not there; refuse one that another user could write to."""
@@ -309,6 +335,10 @@ class FileInstaller:
             raise UnableToCreateFolderError(self.folder, "it is there, but is not a folder")
         if os.name == "posix" and (found.st_uid != os.geteuid() or found.st_mode & 0o022):
             raise UnableToCreateFolderError(self.folder, "it belongs to, or can be changed by, another user")
+
+
+def _identity(found: os.stat_result) -> _Identity:
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def _adopt(descriptor: int, program: os.stat_result) -> None:

@@ -96,6 +96,8 @@ class PartFile:
             sync_folder(target.parent)
         except OSError as error:
             self.discard()
+            with contextlib.suppress(OSError):
+                os.unlink(target)
             raise UnableToWriteDownloadError(self._path, error) from error
 
     def discard(self) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import email.utils
 import logging
-import math
 import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from http.client import HTTPException
 from typing import Protocol, TypeVar
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 import requests
 import urllib3
@@ -47,8 +46,9 @@ MAX_REDIRECTS = 5
 BLOCK = 256 * 1024  # bytes read from the network at once
 FIRST_PAUSE = 0.5  # seconds; doubled for each further attempt
 LONGEST_PAUSE = 60.0  # seconds; a server that asks for more is asked again at the next check
+LONGEST_RETRY_AFTER = 24 * 3600.0  # seconds; such answers are not signed, and must not silence a client for years
 _BUSY = frozenset({408, 425, 429})
-_FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError)
+_FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError, OverflowError)
 
 
 class Part(Protocol):
@@ -181,6 +181,11 @@ class Transport:
         url = urljoin(self._config.api, path)
         for _ in range(MAX_REDIRECTS + 1):
             response = self._send(url, headers, deadline)
+            try:
+                self._go_on(url, deadline)  # a header that was cut short counts as whole: do not look into it
+            except ConnectionFailedError:
+                response.close()
+                raise
             if not response.is_redirect:
                 return response
             response.close()
@@ -188,13 +193,14 @@ class Transport:
         raise RedirectError(url, url, f"more than {MAX_REDIRECTS} redirects")
 
     def _send(self, url: str, headers: dict[str, str], deadline: Deadline) -> requests.Response:
-        idle = max(0.001, min(self._config.idle_timeout, deadline.left()))
+        self._go_on(url, deadline)
+        left = max(0.001, deadline.left())
         try:
             return self._session.get(
                 url,
                 headers={"Accept-Encoding": "identity", **headers},
                 stream=True,
-                timeout=(self._config.connect_timeout, idle),
+                timeout=(min(self._config.connect_timeout, left), min(self._config.idle_timeout, left)),
                 allow_redirects=False,
             )
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError) as error:
@@ -213,16 +219,21 @@ class Transport:
                 if length is not None and not isinstance(failure, DeadlineExceededError):
                     failure = MissingDataError(response.url, received=received, expected=length)
                 raise failure from error
+            if block:
+                received += len(block)
+                yield block
+            self._go_on(response.url, deadline)
             if not block:
                 break
-            received += len(block)
-            yield block
-            if deadline.passed():
-                raise DeadlineExceededError(response.url, f"is not through within {deadline.seconds:g} s")
-            if self._pause(0):
-                raise HttpRequestFailedError(response.url, "given up because the updater is being closed")
         if length is not None and received < length:
             raise MissingDataError(response.url, received=received, expected=length)
+
+    def _go_on(self, url: str, deadline: Deadline) -> None:
+        """Raise if it is too late, or if the updater is being closed."""
+        if deadline.passed():
+            raise DeadlineExceededError(url, f"is not through within {deadline.seconds:g} s")
+        if self._pause(0):
+            raise HttpRequestFailedError(url, "given up because the updater is being closed")
 
     def _translated(self, url: str, error: Exception, deadline: Deadline) -> ConnectionFailedError:
         if deadline.passed():
@@ -265,6 +276,7 @@ class _Download:
         expected = f"bytes {self._part.size}-{self._part.size + length - 1}/{self._part.size + length}"
         found = response.headers.get("Content-Range", "")
         if not self._part.size or found != expected:
+            self._part.clear()  # a server that cannot do it would not another time either
             raise InvalidBodyError(response.url, f"has Content-Range {found[:80]!r}, but {expected!r} was asked for")
         total = self._part.size + length
         self._part.take_up(lambda done: self._progress(done, total))
@@ -315,12 +327,12 @@ def _retry_after(response: requests.Response) -> float | None:
     """Return the seconds that ``Retry-After`` asks for, as a number or as a date (RFC 9110 section 10.2.3)."""
     text = response.headers.get("Retry-After", "")
     if text.isascii() and text.isdigit():
-        return float(text[:9])
+        return min(float(text[:9]), LONGEST_RETRY_AFTER)
     try:
         seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
     except (ValueError, OverflowError):
         return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return min(max(0.0, seconds), LONGEST_RETRY_AFTER)
 
 
 def _redirected(url: str, location: str) -> str:
@@ -329,7 +341,7 @@ def _redirected(url: str, location: str) -> str:
         target = urljoin(url, location)
         old, new = urlsplit(url), urlsplit(target)
         same_host = old.hostname == new.hostname
-        same_port = old.port == new.port or (old.scheme, new.scheme) == ("http", "https")
+        same_port = _port(old) == _port(new) or (old.scheme, new.scheme) == ("http", "https")
     except ValueError as error:
         raise RedirectError(url, location, f"not an address: {error}") from error
     if new.scheme not in ("http", "https") or (old.scheme == "https" and new.scheme != "https"):
@@ -337,6 +349,10 @@ def _redirected(url: str, location: str) -> str:
     if not same_host or not same_port:
         raise RedirectError(url, location, "another host; configure its address as api if it is the right one")
     return target
+
+
+def _port(parts: SplitResult) -> int | None:
+    return parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _quoted(version: str) -> str:
