@@ -403,7 +403,7 @@ def test_a_restart_waits_for_actions_and_says_for_which_and_since_when(story):
     story.wait_for_status(Restarting)
     wait_until(lambda: len(story.statuses) == len(DOWNLOADING) + 8, "all signals")
     assert story.printed[-4:] == [*["Pending restart: 2.0.0"] * 3, "Restarting: 2.0.0"]
-    assert story.installer.program == NEW
+    wait_until(lambda: story.installer.program == NEW, "the swap")
 
 
 def test_no_action_starts_while_a_restart_is_pending_or_under_way(story):
@@ -943,6 +943,7 @@ os._exit(0)
 TICKING = (
     HOST
     + """
+say(ready=True)
 for line in sys.stdin:
     updater._elected_tick()
     say(calls=len(transport.calls), status=str(updater.status))
@@ -1003,6 +1004,7 @@ def test_a_forked_child_has_nothing_of_its_parent_but_the_configuration_and_poll
 
 def test_of_two_processes_one_acts_until_it_ends(app):
     with Host(app, TICKING, "check") as one, Host(app, TICKING, "check") as other:
+        assert one.hear() == other.hear() == {"ready": True}
         assert one.ask() == {"calls": 1, "status": "Idle"}
         assert other.ask() == {"calls": 0, "status": "Idle"}
         assert one.ask() == {"calls": 2, "status": "Idle"}
@@ -1014,6 +1016,7 @@ def test_of_two_processes_one_acts_until_it_ends(app):
 
 def test_of_two_processes_the_other_follows_to_the_new_version_without_downloading_it(app):
     with Host(app, TICKING, "restart") as one, Host(app, TICKING, "restart") as other:
+        assert one.hear() == other.hear() == {"ready": True}
         assert one.ask()["status"] == "Restarting: 2.0.0"
         assert (app / "app").read_bytes() == b"two"
         assert other.ask() == {"calls": 2, "status": "Restarting: 2.0.0"}  # the newest version and its hash

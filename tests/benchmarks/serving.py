@@ -1,0 +1,296 @@
+"""What serving costs, beside nginx and the original's server: ``python -m tests.benchmarks.serving``.
+
+Three tables, each of figures taken side by side, round after round, in one run:
+
+- CPU seconds for each GiB served, whole files and ranges from the middle. They are the processes' own CPU time as the
+  kernel counts it, so other work on the machine changes little. The original's server knows no ranges.
+- the time until the last 1,000 bytes of the file are there.
+- requests a second for ``latest``, for an empty Flask view of the same gunicorn, and for one that answers with as many
+  bytes (gunicorn sends header and body apart), over connections that stay open.
+
+Where there are two cores, the servers run on one of them and what asks them on the other. What is not installed is left
+out, and the output says so. Absolute figures mean nothing on another machine; the ratios of the medians do. The
+quartiles show how much other work on the machine disturbed them.
+"""
+
+# ruff: noqa: T201 - a script that prints
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import selectors
+import shutil
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from flask import Flask
+
+from patchify.keys import SigningKey
+from patchify.server import patchify_bp
+from tests.interop.programs import RustMissingError, RustServer, build_rust
+from tests.running import Gunicorn, Process, free_port
+
+GIB = 1024**3
+OURS, NGINX, RUST = "patchify under gunicorn", "nginx", "Rust server 0.2.2"
+VERSION = "1.0.0"
+RELEASE = f"/api/releases/{VERSION}"
+VIEWS = {"latest": "/api/latest", "an empty Flask view": "/empty", "a Flask view of as many bytes": "/body"}
+CONNECTIONS = 4  # that ask for small answers at the same time
+
+NGINX_CONF = """
+daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log {folder}/nginx-error.log;
+events {{}}
+http {{
+    access_log off;
+    sendfile on;
+    tcp_nopush on;
+    default_type application/octet-stream;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        location /api/releases/ {{ alias {folder}/releases/app-; }}
+    }}
+}}
+"""
+
+
+def create_app() -> Flask:
+    """Return the application that gunicorn serves here: ours, and views that do nothing."""
+    app = Flask(__name__)
+    app.config.update(json.loads(os.environ["BENCHMARK_SERVER"]))
+    app.register_blueprint(patchify_bp, url_prefix="/api")
+    app.add_url_rule("/empty", view_func=lambda: "", endpoint="empty")
+    app.add_url_rule("/body", view_func=lambda: f'{{"version":"{VERSION}"}}', endpoint="body")
+    return app
+
+
+class Asker:
+    """A connection that stays open and asks for one thing again and again, with little work of its own."""
+
+    def __init__(self, port: int, path: str, span: tuple[int, int] | None = None) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+        wanted = f"Range: bytes={span[0]}-{span[1] - 1}\r\n" if span else ""
+        self._request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{wanted}\r\n".encode()
+        self._buffer = bytearray(1024 * 1024)
+
+    def fetch(self) -> int:
+        """Ask once and take the answer in; return the length of its body."""
+        self.send()
+        return self.receive()
+
+    def send(self) -> None:
+        self._socket.sendall(self._request)
+
+    def receive(self) -> int:
+        view, got = memoryview(self._buffer), 0
+        while (end := self._buffer.find(b"\r\n\r\n", 0, got)) < 0:
+            got += self._socket.recv_into(view[got:]) or self._broken("the header")
+        head = bytes(view[:end]).lower()
+        if not head.startswith((b"http/1.1 200", b"http/1.1 206")):
+            self._broken(repr(head))
+        length = int(head.partition(b"content-length:")[2].split()[0])
+        left = length - (got - end - 4)
+        while left:
+            left -= self._socket.recv_into(view, min(left, len(view))) or self._broken("the body")
+        return length
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _broken(self, what: str) -> int:
+        raise SystemExit(f"no sound answer to {self._request!r}: {what}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What serving costs, beside nginx and the original's server.")
+    parser.add_argument("--size", type=int, default=300, help="MB of the release (default 300)")
+    parser.add_argument("--rounds", type=int, default=15, help="how often each is measured (default 15)")
+    parser.add_argument("--downloads", type=int, default=3, help="downloads in each round (default 3)")
+    parser.add_argument("--seconds", type=float, default=1, help="of small requests in each round (default 1)")
+    parser.add_argument("--unpinned", action="store_true", help="leave it to the kernel what runs on which core")
+    arguments = parser.parse_args()
+    size = arguments.size * 1_000_000
+    cores = sorted(os.sched_getaffinity(0))
+    for_servers, for_askers = (cores, cores) if arguments.unpinned else (cores[:1], cores[-1:])
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        os.sched_setaffinity(0, for_servers)
+        servers, missing = _start(stack, folder, size)
+        os.sched_setaffinity(0, for_askers)
+        print(f"a release of {size:,} bytes, {arguments.rounds} rounds, {len(cores)} cores")
+        for name, reason in missing.items():
+            print(f"{name} is not measured: {reason}")
+        ranged = {name: server for name, server in servers.items() if name != RUST}
+        _print_cpu("whole file, CPU s per GiB", servers, None, size, arguments)
+        _print_cpu("half of it, from the middle", ranged, (size // 4 + 1, size // 4 * 3 + 1), size, arguments)
+        _print_latency(ranged, (size - 1000, size), arguments.rounds)
+        _print_requests(servers[OURS], arguments.rounds, arguments.seconds)
+
+
+def _start(stack: contextlib.ExitStack, folder: Path, size: int) -> tuple[dict[str, Process], dict[str, str]]:
+    """Start every server that there is; return them, and why there is none of the others."""
+    releases = folder / "releases"
+    releases.mkdir()
+    release = releases / f"app-{VERSION}"
+    block = os.urandom(1_000_000)
+    release.write_bytes(block * (size // len(block)))
+    hashes = {VERSION: hashlib.sha256(release.read_bytes()).hexdigest()}
+    key = SigningKey.generate().to_hex()
+    settings = {"APPNAME": "app", "KEY": key, "RELEASES": str(releases), "VERSIONS": hashes}
+    options = ("--worker-class=gthread", "--threads=8", "--preload")
+    environment = {"BENCHMARK_SERVER": json.dumps({f"PATCHIFY_{name}": value for name, value in settings.items()})}
+    ours = Gunicorn("tests.benchmarks.serving:create_app()", folder / "ours.log", *options, env=environment)
+    servers: dict[str, Process] = {OURS: stack.enter_context(ours)}
+    missing = {}
+    if nginx := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"):
+        servers[NGINX] = stack.enter_context(_Nginx(nginx, folder))
+    else:
+        missing[NGINX] = "it is not installed"
+    try:
+        config = {"appname": "app", "releases": releases, "versions": hashes}
+        servers[RUST] = stack.enter_context(RustServer(build_rust().server, config, key, folder / "rust.log"))
+    except RustMissingError as error:
+        missing[RUST] = str(error)
+    return servers, missing
+
+
+class _Nginx(Process):
+    def __init__(self, program: str, folder: Path) -> None:
+        self.port = free_port()
+        (folder / "nginx.conf").write_text(NGINX_CONF.format(folder=folder, port=self.port))
+        command = [program, "-e", folder / "nginx-start.log", "-p", folder, "-c", folder / "nginx.conf"]
+        super().__init__(command, folder / "nginx.log")
+
+    def __enter__(self) -> Self:
+        for _ in range(500):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return self
+            time.sleep(0.01)
+        raise SystemExit(f"nginx does not answer:\n{self.output()}")
+
+
+def _print_cpu(title: str, servers: Mapping[str, Any], span: tuple[int, int] | None, size: int, options: Any) -> None:
+    length = span[1] - span[0] if span else size
+
+    def measure(server: Any) -> float:
+        with contextlib.closing(Asker(server.port, RELEASE, span)) as asker:
+            before = _cpu(server)
+            if any(asker.fetch() != length for _ in range(options.downloads)):
+                raise SystemExit("that was not what was asked for")
+            return _spent(before, _cpu(server)) / (options.downloads * length / GIB)
+
+    _print_beside(title, _measured(servers, measure, options.rounds))
+
+
+def _print_latency(servers: Mapping[str, Any], span: tuple[int, int], rounds: int) -> None:
+    def measure(server: Any) -> float:
+        with contextlib.closing(Asker(server.port, RELEASE, span)) as asker:
+            times = []
+            for _ in range(50):
+                start = time.perf_counter()
+                asker.fetch()
+                times.append((time.perf_counter() - start) * 1000)
+            return statistics.median(times)
+
+    _print_beside("last 1,000 bytes, ms", _measured(servers, measure, rounds))
+
+
+def _print_requests(server: Any, rounds: int, seconds: float) -> None:
+    cpu: dict[str, list[float]] = {name: [] for name in VIEWS}
+
+    def measure(path: str) -> float:
+        before, start = _cpu(server), time.perf_counter()
+        answers = _ask_for(server.port, path, seconds)
+        elapsed = time.perf_counter() - start
+        name = next(name for name in VIEWS if VIEWS[name] == path)
+        cpu[name].append(_spent(before, _cpu(server)) / answers * 1e6)
+        return answers / elapsed
+
+    rates = _measured(VIEWS, measure, rounds)
+    print(f"\n{'small answers':34}{'requests/s':>12}{'quartiles':>20}{'CPU µs':>10}{'latest / it':>14}")
+    for name, rate in rates.items():
+        low, median, high = statistics.quantiles(rate)
+        ratio = statistics.median(rates["latest"]) / median
+        print(
+            f"  {name:32}{median:12.0f}{f'{low:.0f} - {high:.0f}':>20}{statistics.median(cpu[name]):10.0f}{ratio:14.2f}"
+        )
+
+
+def _ask_for(port: int, path: str, seconds: float) -> int:
+    """Ask over a few connections, each as soon as it was answered; return how many answers came."""
+    answers = 0
+    with selectors.DefaultSelector() as ready, contextlib.ExitStack() as stack:
+        for _ in range(CONNECTIONS):
+            asker = stack.enter_context(contextlib.closing(Asker(port, path)))
+            ready.register(asker, selectors.EVENT_READ, asker)
+            asker.send()
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            for key, _ in ready.select():
+                key.data.receive()
+                key.data.send()
+                answers += 1
+        for key in ready.get_map().values():
+            key.data.receive()
+    return answers + CONNECTIONS
+
+
+def _measured(contenders: Mapping[str, Any], measure: Callable[[Any], float], rounds: int) -> dict[str, list[float]]:
+    """Measure each in turn, beginning with another one each time; the first round only warms up."""
+    figures: dict[str, list[float]] = {name: [] for name in contenders}
+    names = list(contenders)
+    for turn in range(rounds + 1):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            figure = measure(contenders[name])
+            if turn:
+                figures[name].append(figure)
+    return figures
+
+
+def _print_beside(title: str, figures: Mapping[str, list[float]]) -> None:
+    medians = {name: statistics.median(each) for name, each in figures.items()}
+    print(f"\n{title:34}{'median':>12}{'quartiles':>20}{'ours / it':>14}")
+    for name, median in medians.items():
+        low, _, high = statistics.quantiles(figures[name])
+        print(f"  {name:32}{median:12.3f}{f'{low:.3f} - {high:.3f}':>20}{medians[OURS] / median:14.2f}")
+    others = [median for name, median in medians.items() if name != OURS]
+    if others:
+        print(f"  {'ours / the better of the others':32}{medians[OURS] / min(others):46.2f}")
+
+
+def _cpu(server: Process) -> dict[str, int]:
+    """Return the nanoseconds that each thread of the server's processes has run for."""
+    threads = {}
+    processes = [str(server.pid)]
+    for pid in processes:  # grows with what it finds
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # the thread has ended
+                processes += (task / "children").read_text().split()
+                threads[f"{pid}/{task.name}"] = int((task / "schedstat").read_text().split()[0])
+    return threads
+
+
+def _spent(before: dict[str, int], after: dict[str, int]) -> float:
+    return sum(ran - before.get(thread, 0) for thread, ran in after.items()) / 1e9
+
+
+if __name__ == "__main__":
+    main()
