@@ -4,11 +4,13 @@ An *act* answers one request: a function of the `Exchange`, which sends, waits, 
 given for each path, one after the other; the last one stays. A well-behaved site is only a set of acts as well.
 """
 
+import atexit
 import contextlib
 import functools
 import hashlib
 import ipaddress
 import json
+import shutil
 import socket
 import ssl
 import struct
@@ -51,8 +53,10 @@ class Exchange:
         self.connection.recv(1)
 
     def drip(self, data: bytes, pause: float = 0.005) -> None:
-        """Send byte after byte, for ever."""
-        while not self.server.ended.wait(pause):
+        """Send the same again and again, until the client leaves."""
+        for _ in range(int(PATIENCE / pause)):
+            if self.server.ended.wait(pause):
+                break
             self.send(data)
 
 
@@ -283,17 +287,14 @@ def certificate_file() -> Path:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    folder = tempfile.TemporaryDirectory(prefix="patchify-certificate-")
-    _folders.append(folder)
-    path = Path(folder.name) / "both.pem"
+    folder = Path(tempfile.mkdtemp(prefix="patchify-certificate-"))
+    atexit.register(shutil.rmtree, folder)
+    path = folder / "both.pem"
     path.write_bytes(
         made.public_bytes(serialization.Encoding.PEM)
         + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return path
-
-
-_folders: list[tempfile.TemporaryDirectory] = []  # each is removed at the end of the interpreter
 
 
 def certificate() -> ssl.SSLContext:
