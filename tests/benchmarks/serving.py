@@ -13,8 +13,6 @@ out, and the output says so. Absolute figures mean nothing on another machine; t
 quartiles show how much other work on the machine disturbed them.
 """
 
-# ruff: noqa: T201 - a script that prints
-
 import argparse
 import contextlib
 import hashlib
