@@ -27,6 +27,7 @@ import zipapp
 from pathlib import Path
 
 from patchify.keys import SigningKey
+from tests.interop.programs import RustMissingError, build_rust
 from tests.running import ROOT, Gunicorn, free_port
 
 KEY = SigningKey.generate()
@@ -80,10 +81,14 @@ def main() -> None:
 def print_updates(folder: Path, rounds: int, size: int) -> None:
     ours = {version: zipapp_of(folder, version, size) for version in ("1.0.0", "2.0.0")}
     contenders = {"ours": ours}
-    if rust := rust_client():
-        pad = os.urandom(size - rust.stat().st_size)
+    try:
+        rust = build_rust().client.read_bytes()
+    except RustMissingError as error:
+        print(f"the Rust client is not measured: {error}")
+    else:
+        pad = os.urandom(size - len(rust))
         contenders["Rust client 0.2.2"] = {
-            version: rust.read_bytes() + pad + f"\nVERSION={version}".encode() for version in ("1.0.0", "2.0.0")
+            version: rust + pad + f"\nVERSION={version}".encode() for version in ("1.0.0", "2.0.0")
         }
     figures = {name: [] for name in contenders}
     with contextlib.ExitStack() as servers:
@@ -100,8 +105,6 @@ def print_updates(folder: Path, rounds: int, size: int) -> None:
     for name, (whole, synced, peak) in median.items():
         ratio = f"{(whole - synced) / (theirs[0] - theirs[1]):.2f}" if theirs else "-"
         print(f"{name:<20}{whole:>9.3f}{synced:>11.3f}{whole - synced:>13.3f}{ratio:>7}{peak / 1024:>10.1f}")
-    if not theirs:
-        print("the Rust client was not measured: cargo cannot build it here")
 
 
 def print_memory(folder: Path, size: int) -> None:
@@ -227,17 +230,6 @@ def serving(place: Path, files: dict[str, bytes] | None = None):
     environment["FLASK_PORT"] = str(port)
     with Gunicorn("examples.server:app", place / "server.log", *options, env=environment, port=port) as server:
         yield f"{server.url}/api/"
-
-
-def rust_client() -> Path | None:
-    """Return the original's client, built with cargo, or None."""
-    package = ROOT / "tests" / "interop" / "rust"
-    target = Path(os.environ.get("CARGO_TARGET_DIR") or package / "target")
-    if not shutil.which("cargo"):
-        return None
-    command = ["cargo", "build", "--release", "--locked", "--quiet", "--target-dir", target]
-    built = subprocess.run(command, cwd=package, check=False)
-    return None if built.returncode else target / "release" / "interop-client"
 
 
 if __name__ == "__main__":
