@@ -40,12 +40,14 @@ def parse_version(text: str) -> Version:
     return Version.parse(text)
 
 
-def newest(versions: list[Version]) -> Version:
-    """Return the highest version, or 0.0.0 if there is none.
+def total_order(version: Version) -> tuple[Any, ...]:
+    """Return a key to sort by: SemVer precedence, and where that sees no difference the original's order of builds."""
+    return version, _build_order(version.build or "")
 
-    Between versions that differ only in build metadata, the original's order decides, so that both give one answer.
-    """
-    return max(versions, key=lambda version: (version, _build_order(version.build or "")), default=Version(0))
+
+def newest(versions: list[Version]) -> Version:
+    """Return the highest version in the total order, the answer that the original gives, or 0.0.0 if there is none."""
+    return max(versions, key=total_order, default=Version(0))
 
 
 def _build_order(build: str) -> list[tuple[Any, ...]]:

@@ -27,7 +27,7 @@ from patchify.keys import SigningKey
 from patchify.server.blueprint import core_of, patchify_bp
 from patchify.server.catalogue import Release
 from patchify.server.core import Core
-from patchify.versions import parse_version
+from patchify.versions import parse_version, total_order
 
 _group = patchify_bp.cli
 _group.help = "Make keys, hash releases, see whether a server would start."
@@ -129,7 +129,7 @@ def _load(info: ScriptInfo) -> Core:
 
 def _newest_first(core: Core) -> list[Release]:
     releases = core.catalogue.releases.values()
-    return sorted(releases, key=lambda release: (release.version, str(release.version)), reverse=True)
+    return sorted(releases, key=lambda release: total_order(release.version), reverse=True)
 
 
 def _hash(path: Path, progress: Callable[[int], None] | None) -> str:

@@ -91,7 +91,8 @@ def _signing_key(key: object) -> SigningKey:
     if isinstance(key, SigningKey):
         return key
     if not isinstance(key, str | os.PathLike) or not str(key):
-        raise ConfigError("key", f"64 hex digits or the path of a key file is expected, not a {type(key).__name__}")
+        found = "an empty text" if key == "" else f"a value of the type {type(key).__name__}"
+        raise ConfigError("key", f"64 hex digits or the path of a key file is expected, not {found}")
     try:
         return SigningKey.load(key)
     except InvalidKeyError as error:

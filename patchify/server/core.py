@@ -116,7 +116,7 @@ class Core:
         finally:
             pool.shutdown(cancel_futures=True)
         _log.info(
-            "%s: %d releases checked (%d bytes in %.2f s), latest is %s, public key %s",
+            "%s: releases checked: %d (%d bytes in %.2f s), latest is %s, public key %s",
             self.config.appname,
             len(releases),
             meter.total,

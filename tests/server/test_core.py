@@ -109,7 +109,7 @@ def test_the_start_is_logged_and_signalled_with_what_was_checked(core, caplog, k
         made = core(CONTENTS)
     assert heard == [(made, {"releases": 3, "size": 19})]
     (line,) = caplog.messages
-    assert line.startswith("app: 3 releases checked (19 bytes in ")
+    assert line.startswith("app: releases checked: 3 (19 bytes in ")
     assert line.endswith(f"latest is 2.0.0-rc.1, public key {key.verifying_key.to_hex()}")
 
 
