@@ -554,5 +554,5 @@ def _begin_anew_after_fork() -> None:
         updater._begin_anew()  # noqa: SLF001 - it is this module's own
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
     os.register_at_fork(after_in_child=_begin_anew_after_fork)

@@ -189,6 +189,14 @@ def test_a_working_directory_that_was_removed_is_the_root(report, tmp_path):
     assert json.loads(run("sh", "-c", script, cwd=gone))[2] == "/"
 
 
+def test_nobody_can_ask_for_a_directory_that_was_removed(monkeypatch):
+    def gone():
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(restarter.os, "getcwd", gone)
+    assert Launch.current().directory == os.sep
+
+
 # exec -----------------------------------------------------------------------------------------------------------------
 
 
