@@ -17,6 +17,18 @@ from tests.conftest import KEY
 from tests.running import PATIENCE, ROOT, Gunicorn, free_port, wait_until
 
 PROGRAM = Path(__file__).with_name("program.py").read_text()
+VERSIONS = ("1.0.0", "2.0.0", "3.0.0")
+SPEC = """
+found = Analysis([{folder!r} + "/1.0.0/app.py"], pathex=[{folder!r} + "/1.0.0", {root!r}], hiddenimports=["late"])
+
+def of(version, entries):
+    first = {folder!r} + "/1.0.0/"
+    return [(name, path.replace(first, {folder!r} + f"/{{version}}/"), kind) for name, path, kind in entries]
+
+for version in {versions}:
+    modules = PYZ(of(version, found.pure))
+    EXE(modules, of(version, found.scripts), found.binaries, found.datas, name=f"app-{{version}}", upx=False)
+"""
 
 
 class ReleaseServer:
@@ -70,14 +82,14 @@ def server(tmp_path):
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory):
-    """Return a function that builds a version of the program as a script, zipapp or frozen; each is built once."""
+    """Return a function that builds a version of the program as a script, zipapp or frozen; all are built once."""
     built = {}
 
     def build(kind: str, version: str) -> bytes:
-        if (kind, version) not in built:
-            folder = tmp_path_factory.mktemp(f"{kind}-{version}")
-            built[kind, version] = {"script": script, "zipapp": archive, "frozen": frozen}[kind](folder, version)
-        return built[kind, version]
+        if kind not in built:
+            folder = tmp_path_factory.mktemp(kind)
+            built[kind] = {"script": scripts, "zipapp": archives, "frozen": frozen}[kind](folder)
+        return built[kind][version]
 
     return build
 
@@ -87,31 +99,36 @@ def source(version: str) -> str:
     return PROGRAM.replace('VERSION = "1.0.0"', f'VERSION = "{version}"')
 
 
-def script(folder: Path, version: str) -> bytes:
-    return f"#!{sys.executable}\n{source(version)}".encode()
+def scripts(folder: Path) -> dict[str, bytes]:
+    return {version: f"#!{sys.executable}\n{source(version)}".encode() for version in VERSIONS}
 
 
-def archive(folder: Path, version: str) -> bytes:
-    sources = folder / "sources"
-    write_sources(sources, version, "__main__.py")
-    (sources / "padding").write_bytes(os.urandom(int(version[0]) * 700_000))  # the late one stands elsewhere in each
-    zipapp.create_archive(sources, folder / "app", interpreter=sys.executable)
-    return (folder / "app").read_bytes()
+def archives(folder: Path) -> dict[str, bytes]:
+    built = {}
+    for version in VERSIONS:
+        write_sources(folder / version, version, "__main__.py")
+        padding = os.urandom(int(version[0]) * 700_000)  # so that what is imported late stands elsewhere in each
+        (folder / version / "padding").write_bytes(padding)
+        zipapp.create_archive(folder / version, folder / "app", interpreter=sys.executable)
+        built[version] = (folder / "app").read_bytes()
+    return built
 
 
-def frozen(folder: Path, version: str) -> bytes:
-    sources = folder / "sources"
-    write_sources(sources, version, "app.py")
-    options = ["--onefile", "--log-level=ERROR", "--hidden-import=late", f"--paths={ROOT}"]
-    places = [f"--distpath={folder}", f"--workpath={folder / 'work'}", f"--specpath={folder}"]
-    command = [sys.executable, "-m", "PyInstaller", *options, *places, str(sources / "app.py")]
+def frozen(folder: Path) -> dict[str, bytes]:
+    """Build all versions at once: finding out what the program imports, which they share, is most of the work."""
+    for version in VERSIONS:
+        write_sources(folder / version, version, "app.py")
+    spec = folder / "app.spec"
+    spec.write_text(SPEC.format(folder=str(folder), root=str(ROOT), versions=VERSIONS))
+    places = [f"--distpath={folder}", f"--workpath={folder / 'work'}"]
+    command = [sys.executable, "-m", "PyInstaller", "--log-level=ERROR", *places, str(spec)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # nothing of ours runs
     result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=env)
     if result.returncode:
         pytest.skip(f"PyInstaller cannot build here: {result.stderr.strip()[-500:]}")
-    data = (folder / "app").read_bytes()
+    built = {version: (folder / f"app-{version}").read_bytes() for version in VERSIONS}
     shutil.rmtree(folder)
-    return data
+    return built
 
 
 def write_sources(folder: Path, version: str, main: str) -> None:
