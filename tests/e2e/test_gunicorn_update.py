@@ -121,6 +121,7 @@ def test_an_application_that_is_loaded_before_the_fork_refuses_and_stays_what_it
     server.start()
     with run("--preload") as web:
         web.wait_for("gunicorn reloads it only without preload_app")
-        wait_until(lambda: ask(web)["version"] == "1.0.0", "an answer")
+        # All, for a signal to end that reaches a worker before it is up is lost, and gunicorn waits for it.
+        wait_until(lambda: all_workers_are(web, "1.0.0"), f"all workers to answer\n{web.output()}")
         assert hashlib.sha256(web.executable.read_bytes()).hexdigest() != server.versions["2.0.0"]
         assert web.popen.poll() is None
