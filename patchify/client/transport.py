@@ -180,33 +180,43 @@ class Transport:
         """Return the answer, its body not yet read, after redirects that may be followed."""
         url = urljoin(self._config.api, path)
         for _ in range(MAX_REDIRECTS + 1):
-            response = self._send(url, headers, deadline)
+            response, location = self._send(url, headers, deadline)
             try:
                 self._go_on(url, deadline)  # a header that was cut short counts as whole: do not look into it
             except ConnectionFailedError:
                 response.close()
                 raise
-            if not response.is_redirect:
+            if location is None:
                 return response
             response.close()
-            url = _redirected(url, response.headers["Location"])
+            url = _redirected(url, location)
         raise RedirectError(url, url, f"more than {MAX_REDIRECTS} redirects")
 
-    def _send(self, url: str, headers: dict[str, str], deadline: Deadline) -> requests.Response:
+    def _send(self, url: str, headers: dict[str, str], deadline: Deadline) -> tuple[requests.Response, str | None]:
+        """Return an answer, and where it leads if it is a redirect."""
+        locations: list[str] = []
+
+        def hide_location(response: requests.Response, *args: object, **kwargs: object) -> None:
+            # Even when it is not to follow a redirect, requests would read the whole of its body, however long.
+            if response.is_redirect:
+                locations.append(response.headers.pop("Location"))
+
         self._go_on(url, deadline)
         left = max(0.001, deadline.left())
         try:
-            return self._session.get(
+            response = self._session.get(
                 url,
                 headers={"Accept-Encoding": "identity", **headers},
                 stream=True,
                 timeout=(min(self._config.connect_timeout, left), min(self._config.idle_timeout, left)),
                 allow_redirects=False,
+                hooks={"response": [*self._session.hooks["response"], hide_location]},
             )
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError) as error:
             raise InvalidUrlError(url, f"cannot be requested: {error}") from error
         except _FOREIGN as error:
             raise self._translated(url, error, deadline) from error
+        return response, locations[-1] if locations else None
 
     def _blocks(self, response: requests.Response, length: int | None, deadline: Deadline) -> Iterator[bytes]:
         """Yield the body as it arrives, and end only when it is complete."""
