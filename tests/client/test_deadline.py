@@ -11,7 +11,11 @@ from patchify.client.deadline import Deadline, DeadlineAdapter
 from tests.client.misbehaving import Misbehaving, answer, certificate, certificate_file, dripping, silence
 from tests.running import PATIENCE
 
-LONG = Deadline(PATIENCE)
+
+def ample() -> Deadline:
+    return Deadline(PATIENCE)
+
+
 BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError)
 
 
@@ -110,24 +114,24 @@ def test_what_drips_is_cut_at_the_deadline(adapter, session, server, before, dat
 
 def test_a_connection_that_is_made_after_the_cut_is_cut_too(adapter, session, server):
     server.on("latest", dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"))
-    with adapter.bounded(LONG), pytest.raises(BROKEN):  # noqa: PT012 - the cut raises nothing
+    with adapter.bounded(ample()), pytest.raises(BROKEN):  # noqa: PT012 - the cut raises nothing
         adapter.cut()
         get(session, server.api + "latest")
 
 
 def test_after_a_cut_the_next_exchange_is_as_good_as_any(adapter, session, server):
     server.on("latest", answer(body=b"good"))
-    with adapter.bounded(LONG):
+    with adapter.bounded(ample()):
         assert get(session, server.api + "latest") == b"good"
     adapter.cut()
-    with adapter.bounded(LONG):
+    with adapter.bounded(ample()):
         assert get(session, server.api + "latest") == b"good"
 
 
 def test_a_connection_is_kept_for_the_next_exchange(adapter, session, server):
     server.on("latest", answer(body=b"good"))
     for _ in range(3):
-        with adapter.bounded(LONG):
+        with adapter.bounded(ample()):
             assert get(session, server.api + "latest") == b"good"
     assert server.connections == 1
 
@@ -153,7 +157,7 @@ def test_what_was_received_before_the_cut_can_still_be_read(adapter, session, se
 
 
 def test_no_watch_outlives_its_block(adapter):
-    with adapter.bounded(LONG):
+    with adapter.bounded(ample()):
         (watch,) = [thread for thread in threading.enumerate() if thread.name == "patchify-deadline"]
         assert watch.daemon
     watch.join(PATIENCE)

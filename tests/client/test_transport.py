@@ -1,0 +1,280 @@
+"""What a server cannot show: errors of the network below it, as requests tells them. The rest is `test_misbehaving`."""
+
+import socket
+import ssl
+import urllib.parse
+
+import pytest
+import requests
+import responses
+import urllib3
+from hypothesis import example, given
+from hypothesis import strategies as st
+from semver import Version
+
+from patchify import __version__
+from patchify.client import Config
+from patchify.client import transport as module
+from patchify.client.transport import LONGEST_RETRY_AFTER, Transport
+from patchify.errors import (
+    AnswerError,
+    DeadlineExceededError,
+    HttpRequestFailedError,
+    InvalidUrlError,
+    RedirectError,
+    ServerBusyError,
+    VersionNotFoundError,
+)
+from patchify.keys import SigningKey, encode_signature
+
+KEY = SigningKey.from_hex("11" * 32)
+API = "https://updates.example.com/prefix/"
+BODY = b'{"version":"2.0.0"}'
+SIGNED = {"X-Signature": encode_signature(KEY.sign(BODY)), "Content-Length": str(len(BODY))}
+
+
+@pytest.fixture
+def mocked():
+    with responses.RequestsMock() as mock:
+        yield mock
+
+
+@pytest.fixture
+def transport():
+    made = connect(retries=0)
+    yield made
+    made.close()
+
+
+def connect(api=API, pause=lambda seconds: False, **changes) -> Transport:
+    return Transport(Config(version="1.0.0", api=api, key=KEY.verifying_key, **changes), pause)
+
+
+def test_latest_is_asked_for_below_the_prefix(mocked, transport):
+    mocked.get(API + "latest", BODY, headers=SIGNED, content_type="application/json")
+    answer = transport.latest()
+    assert (answer.url, answer.body, answer.signature) == (API + "latest", BODY, SIGNED["X-Signature"])
+    sent = mocked.calls[0].request.headers
+    assert sent["User-Agent"] == f"patchify/{__version__}"
+    assert sent["Accept-Encoding"] == "identity"
+
+
+def test_what_came_is_not_looked_at(mocked, transport):
+    mocked.get(API + "latest", b"anything", content_type="application/json; charset=utf-8")
+    assert transport.latest().body == b"anything"
+    assert transport.latest().signature is None
+
+
+@pytest.mark.parametrize("version", ["1.2.3", "2.0.0-rc.1", "1.0.0+build.7"])
+def test_the_version_is_part_of_the_path(mocked, transport, version):
+    mocked.get(f"{API}hashes/{version}", BODY, headers=SIGNED, content_type="application/json")
+    transport.hash(version)
+    assert urllib.parse.unquote(mocked.calls[0].request.path_url).endswith(f"/hashes/{version}")
+
+
+def test_a_version_that_is_not_there_is_named(mocked, transport):
+    mocked.get(f"{API}hashes/2.0.0", status=404)
+    with pytest.raises(VersionNotFoundError) as caught:
+        transport.hash("2.0.0")
+    assert caught.value.version == "2.0.0"
+
+
+FAILURES = {
+    "the name is not known": requests.ConnectionError(
+        urllib3.exceptions.NameResolutionError("updates.example.com", None, socket.gaierror(-2, "unknown"))
+    ),
+    "nobody listens": requests.ConnectionError(ConnectionRefusedError(111, "Connection refused")),
+    "connecting takes too long": requests.ConnectTimeout("timed out"),
+    "the answer takes too long": requests.ReadTimeout("timed out"),
+    "the certificate is not trusted": requests.exceptions.SSLError(ssl.SSLCertVerificationError("self-signed")),
+    "the proxy refuses": requests.exceptions.ProxyError("407"),
+    "a body that cannot be read": requests.exceptions.ChunkedEncodingError("broken"),
+    "an error of urllib3": urllib3.exceptions.ProtocolError("broken"),
+    "an error of the system": OSError(101, "Network is unreachable"),
+    "a header that is none": requests.exceptions.InvalidHeader("what"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_what_did_not_get_through_is_one_error_that_wraps_the_foreign_one(mocked, transport, name):
+    mocked.get(API + "latest", body=FAILURES[name])
+    with pytest.raises(HttpRequestFailedError) as caught:
+        transport.latest()
+    assert type(caught.value) is HttpRequestFailedError
+    assert caught.value.url == API + "latest"
+    assert caught.value.__cause__ is FAILURES[name]
+
+
+def test_it_is_repeated(mocked):
+    waited = []
+    made = connect(retries=2, pause=lambda seconds: bool(seconds and waited.append(seconds)))
+    mocked.get(API + "latest", body=requests.ConnectionError("reset"))
+    mocked.get(API + "latest", body=requests.ConnectTimeout("timed out"))
+    mocked.get(API + "latest", BODY, headers=SIGNED, content_type="application/json")
+    assert made.latest().body == BODY
+    assert 0.25 <= waited[0] <= 0.75
+    assert 0.5 <= waited[1] <= 1.5
+    made.close()
+
+
+def test_an_error_after_the_deadline_tells_of_the_deadline(mocked):
+    class Slow:
+        def __init__(self, seconds):
+            self.seconds = seconds
+            self.times = 0
+
+        def left(self):
+            return self.seconds
+
+        def passed(self):
+            self.times += 1
+            return self.times > 1
+
+    made = connect(retries=3)
+    mocked.get(API + "latest", body=requests.ReadTimeout("timed out"))
+    with pytest.raises(DeadlineExceededError):
+        made._get("latest", {}, Slow(5))
+    made.close()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        requests.exceptions.InvalidURL("no host"),
+        requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support."),
+        UnicodeError("label too long"),
+    ],
+)
+def test_an_address_that_cannot_be_requested_is_an_error_of_its_own(mocked, transport, error):
+    mocked.get(API + "latest", body=error)
+    with pytest.raises(InvalidUrlError) as caught:
+        transport.latest()
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("host", ["*", ".", "a" * 70, "exa mple", "ex%zzample", "-"])
+def test_no_host_that_cannot_be_asked_raises_anything_else(host):
+    made = connect(f"http://{host}.invalid/", retries=0)
+    with pytest.raises((InvalidUrlError, HttpRequestFailedError)):
+        made.latest()
+    made.close()
+
+
+def test_timeouts_are_those_of_the_configuration(mocked):
+    made = connect(connect_timeout=3, idle_timeout=7)
+    mocked.get(API + "latest", BODY, headers=SIGNED, content_type="application/json")
+    made.latest()
+    assert mocked.calls[0].request.req_kwargs["timeout"] == (3, 7)
+    assert mocked.calls[0].request.req_kwargs["stream"] is True
+    made.close()
+
+
+def test_no_timeout_is_longer_than_the_deadline(mocked):
+    made = connect(document_timeout=2)
+    mocked.get(API + "latest", BODY, headers=SIGNED, content_type="application/json")
+    made.latest()
+    assert all(1 < each <= 2 for each in mocked.calls[0].request.req_kwargs["timeout"])
+    made.close()
+
+
+SAME = "https://h/api/latest"
+
+
+@pytest.mark.parametrize(
+    ("url", "location", "target"),
+    [
+        (SAME, "/x", "https://h/x"),
+        (SAME, "x?y=z", "https://h/api/x?y=z"),
+        (SAME, "https://h:443/x", "https://h:443/x"),
+        ("https://h:443/a", "https://h/x", "https://h/x"),
+        ("http://h:80/a", "http://H/x", "http://H/x"),
+        ("http://h/a", "https://h/x", "https://h/x"),
+        ("http://h:8080/a", "https://h:8443/x", "https://h:8443/x"),
+        (SAME, "https:///x", "https://h/x"),
+        (SAME, "", SAME),
+    ],
+)
+def test_a_redirect_leads_to_the_same_host_or_to_a_more_secure_scheme(url, location, target):
+    assert module._redirected(url, location) == target
+
+
+@pytest.mark.parametrize(
+    ("url", "location"),
+    [
+        (SAME, "http://h/x"),
+        (SAME, "HTTP://h/x"),
+        (SAME, "https://other/x"),
+        (SAME, "//other/x"),
+        (SAME, "https://h.other/x"),
+        (SAME, "https://h@other/x"),
+        (SAME, "https://h:8443/x"),
+        (SAME, "https://h:0x1bb/x"),
+        (SAME, "https://h:99999/x"),
+        (SAME, "ftp://h/x"),
+        (SAME, "file:///x"),
+        (SAME, "javascript:alert(1)"),
+        (SAME, "https://[::1/x"),
+        ("http://h:8080/a", "http://h/x"),
+    ],
+)
+def test_any_other_redirect_is_refused(url, location):
+    with pytest.raises(RedirectError) as caught:
+        module._redirected(url, location)
+    assert (caught.value.url, caught.value.location) == (url, location)
+
+
+@given(st.text())
+def test_no_redirect_leaves_the_host_or_raises_anything_else(location):
+    try:
+        target = module._redirected(SAME, location)
+    except RedirectError:
+        return
+    parts = urllib.parse.urlsplit(target)
+    assert (parts.scheme, parts.hostname, parts.port or 443) == ("https", "h", 443)
+
+
+@given(
+    st.text(max_size=60) | st.from_regex(r"[A-Z][a-z]{2}, [0-9]{1,3} [A-Z][a-z]{2} [0-9]{1,6} [0-9:]{1,12} [+-]?\w+")
+)
+@example("Thu, 01 Jan 1970 00:00:00 -0000")
+@example("Mon, 01 Jan 0001 00:00:00 +2359")
+@example("9" * 5000)
+@example(" ")
+def test_no_wish_to_be_asked_later_raises_or_silences(text):
+    class Response:
+        headers = {"Retry-After": text}  # noqa: RUF012
+
+    asked = module._retry_after(Response())
+    assert asked is None or 0 <= asked <= LONGEST_RETRY_AFTER
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 502, 503, 504, 599])
+def test_a_server_that_cannot_answer_now_may_be_asked_later(mocked, transport, status):
+    mocked.get(API + "latest", status=status)
+    with pytest.raises(ServerBusyError) as caught:
+        transport.latest()
+    assert caught.value.status == status
+    assert caught.value.retry_after is None
+
+
+@pytest.mark.parametrize("status", [201, 204, 300, 304, 400, 401, 403, 404, 410, 418, 451])
+def test_any_other_status_is_an_answer(mocked, transport, status):
+    mocked.get(API + "latest", status=status)
+    with pytest.raises(AnswerError) as caught:
+        transport.latest()
+    assert caught.value.status == status
+
+
+def test_closing_twice_is_harmless():
+    made = connect()
+    made.close()
+    made.close()
+
+
+@given(st.from_regex(r"[0-9A-Za-z.+-]{1,20}", fullmatch=True))
+def test_any_version_makes_a_path_of_two_parts(text):
+    try:
+        version = str(Version.parse(text))
+    except ValueError:
+        version = text
+    assert urllib.parse.unquote(module._quoted(version)) == version
