@@ -35,7 +35,11 @@ class PartFile:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         try:
             self._file = FileIO(os.open(path, flags, 0o600), "r+")
-            self.size = os.fstat(self._file.fileno()).st_size
+            try:
+                self.size = os.fstat(self._file.fileno()).st_size
+            except OSError:
+                self._file.close()
+                raise
         except OSError as error:
             raise UnableToCreateDownloadError(path, error) from error
 
