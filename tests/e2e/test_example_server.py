@@ -36,7 +36,11 @@ def env(tmp_path, monkeypatch):
 
 def environment_of(settings):
     """Return a server's settings as environment variables."""
-    values = {**settings, "releases": str(settings["releases"]), "versions": f"@json {json.dumps(settings['versions'])}"}
+    values = {
+        **settings,
+        "releases": str(settings["releases"]),
+        "versions": f"@json {json.dumps(settings['versions'])}",
+    }
     return {f"FLASK_PATCHIFY_{name.upper()}": value for name, value in values.items()}
 
 
@@ -80,7 +84,9 @@ def test_gunicorn_alone_serves_the_example_as_it_comes(env, tmp_path):
 def test_a_fresh_copy_starts_and_makes_nothing_but_its_key(env, tmp_path):
     for folder in ("config", "examples"):
         shutil.copytree(
-            ROOT / folder, tmp_path / "clone" / folder, ignore=shutil.ignore_patterns("key", "*.local.toml", "__pycache__")
+            ROOT / folder,
+            tmp_path / "clone" / folder,
+            ignore=shutil.ignore_patterns("key", "*.local.toml", "__pycache__"),
         )
     before = set((tmp_path / "clone").rglob("*"))
     del env["FLASK_KEY_FILE"]
@@ -161,7 +167,12 @@ def test_the_commands_know_the_example(env, tmp_path, publish):
     settings = publish({"1.0.0": b"one"})
     command = [Path(sys.executable).parent / "flask", "--app", "examples.server", "patchify", "list", "--json"]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **env, **environment_of(settings)}, capture_output=True, check=True, timeout=PATIENCE
+        command,
+        cwd=ROOT,
+        env={**os.environ, **env, **environment_of(settings)},
+        capture_output=True,
+        check=True,
+        timeout=PATIENCE,
     )
     assert [release["version"] for release in json.loads(done.stdout)] == ["1.0.0"]
 
@@ -195,18 +206,45 @@ def broken_file(settings, env):
 
 
 WRONG = {
-    "missing release": (lambda s, e: (s["releases"] / "app-1.0.0").unlink(), "release 1.0.0: .* is missing or not a regular file"),
+    "missing release": (
+        lambda s, e: (s["releases"] / "app-1.0.0").unlink(),
+        "release 1.0.0: .* is missing or not a regular file",
+    ),
     "unreadable release": (loop, "release 1.0.0: .* cannot be read: Too many levels of symbolic links"),
-    "wrong hash": (lambda s, e: s["versions"].update({"1.0.0": "0" * 64}), "release 1.0.0: .* has SHA-256 [0-9a-f]{64}, but 0{64} is .*"),
-    "invalid hash": (lambda s, e: s["versions"].update({"1.0.0": "12"}), "PATCHIFY_VERSIONS: the SHA-256 of 1.0.0 is '12', .*"),
-    "invalid version": (lambda s, e: s["versions"].update({"1.0": "0" * 64}), "PATCHIFY_VERSIONS: '1.0' is not a SemVer version: .*"),
-    "invalid key": (lambda s, e: s.update(key="0" * 63), "PATCHIFY_KEY: neither 64 hex digits nor the path of a key file .*"),
-    "missing key file": (lambda s, e: s.update(key="/no/such/key"), "PATCHIFY_KEY: the key file /no/such/key cannot be read: .*"),
+    "wrong hash": (
+        lambda s, e: s["versions"].update({"1.0.0": "0" * 64}),
+        "release 1.0.0: .* has SHA-256 [0-9a-f]{64}, but 0{64} is .*",
+    ),
+    "invalid hash": (
+        lambda s, e: s["versions"].update({"1.0.0": "12"}),
+        "PATCHIFY_VERSIONS: the SHA-256 of 1.0.0 is '12', .*",
+    ),
+    "invalid version": (
+        lambda s, e: s["versions"].update({"1.0": "0" * 64}),
+        "PATCHIFY_VERSIONS: '1.0' is not a SemVer version: .*",
+    ),
+    "invalid key": (
+        lambda s, e: s.update(key="0" * 63),
+        "PATCHIFY_KEY: neither 64 hex digits nor the path of a key file .*",
+    ),
+    "missing key file": (
+        lambda s, e: s.update(key="/no/such/key"),
+        "PATCHIFY_KEY: the key file /no/such/key cannot be read: .*",
+    ),
     "no key in the key file": (foreign_key_file, "the key file .*/made/key is not a key: .*"),
-    "no folder for the key file": (folder_for_a_key_is_a_file, "no folder for the key file .*/made/key can be made: File exists"),
-    "missing configuration key": (lambda s, e: e.update(FLASK_PATCHIFY_APPNAME="@none "), "PATCHIFY_APPNAME: is not configured"),
+    "no folder for the key file": (
+        folder_for_a_key_is_a_file,
+        "no folder for the key file .*/made/key can be made: File exists",
+    ),
+    "missing configuration key": (
+        lambda s, e: e.update(FLASK_PATCHIFY_APPNAME="@none "),
+        "PATCHIFY_APPNAME: is not configured",
+    ),
     "port that is none": (lambda s, e: e.update(FLASK_PORT="http"), "settings: PORT cannot be 'http'"),
-    "versions that are no JSON": (lambda s, e: e.update(FLASK_PATCHIFY_VERSIONS="@json {"), "settings: Cannot parse as JSON: .*"),
+    "versions that are no JSON": (
+        lambda s, e: e.update(FLASK_PATCHIFY_VERSIONS="@json {"),
+        "settings: Cannot parse as JSON: .*",
+    ),
     "settings that are no TOML": (broken_file, "settings: .*"),
 }
 
