@@ -155,7 +155,11 @@ class FileInstaller:
             return None
 
     def recover(self) -> Staged | None:
-        """Finish or forget what was interrupted, and return what waits to be swapped in."""
+        """Finish or forget what was interrupted, and return what waits to be swapped in.
+
+        Raises:
+            UnableToReadFileError, UnableToWriteStateError: nothing was forgotten.
+        """
         staged = load(self._state)
         if staged is None:
             return None
@@ -185,8 +189,16 @@ class FileInstaller:
         return PartFile(self.folder / f"staged-{sha256}.part")
 
     def is_staged(self, sha256: str) -> bool:
-        """Return whether this release is there, whole; its bytes are verified when it is prepared and when swapped."""
-        return self._staged(sha256).is_file()
+        """Return whether this release is there, whole; its bytes are verified when it is prepared and when swapped.
+
+        Raises:
+            UnableToReadFileError: that cannot be told.
+        """
+        path = self._staged(sha256)
+        try:
+            return path.is_file()
+        except OSError as error:
+            raise UnableToReadFileError(path, error) from error
 
     def stage(self, version: Version, part: PartFile, sha256: str) -> None:
         """Give a complete download its name. Raises as `PartFile.finish`."""
