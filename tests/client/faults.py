@@ -16,14 +16,14 @@ _FILE = ("read", "readinto", "seek", "truncate", "write")
 
 
 @contextlib.contextmanager
-def disk(fail_at: int | None = None, number: int = 0):
-    """Yield the names of the operations done so far; the one at ``fail_at`` fails."""
+def disk(fail_at: int | None = None, number: int = 0, *, always: str | None = None):
+    """Yield the names of the operations done so far; the one at ``fail_at`` fails, or all that are called ``always``."""
     done: list[str] = []
 
     def counted(name, function):
         def call(*args, **kwargs):
             done.append(name)
-            if len(done) - 1 == fail_at:
+            if len(done) - 1 == fail_at or name == always:
                 raise OSError(number, os.strerror(number))
             return function(*args, **kwargs)
 
