@@ -1,4 +1,4 @@
-"""Version 1 of the example program: ``python -m examples.cli_app_v1``, or built into one file (see the README)."""
+"""Version 1 of the example program; ``python -m examples.build 1 FILE`` makes the one file that can update itself."""
 
 from examples.cli_app import main
 

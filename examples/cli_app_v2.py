@@ -1,4 +1,4 @@
-"""Version 2 of the example program: ``python -m examples.cli_app_v2``, or built into one file (see the README)."""
+"""Version 2 of the example program; ``python -m examples.build 2 FILE`` makes the one file that can update itself."""
 
 from examples.cli_app import main
 

@@ -5,6 +5,7 @@ Start it in the project's folder, with ``gunicorn examples.server:app`` to try i
 """
 
 import logging
+import os
 from pathlib import Path
 from urllib.parse import quote
 
@@ -59,7 +60,7 @@ def _resolve_paths(app: Flask) -> None:
     if releases := app.config.get("PATCHIFY_RELEASES"):
         app.config["PATCHIFY_RELEASES"] = str(ROOT / releases)
     key = app.config.get("PATCHIFY_KEY")
-    if key and (ROOT / key).is_file():  # or it is the key itself
+    if key and os.path.isfile(ROOT / key):  # or it is the key itself; unlike Path's, this never raises with it
         app.config["PATCHIFY_KEY"] = str(ROOT / key)
 
 

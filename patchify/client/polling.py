@@ -33,21 +33,12 @@ class Poller:
         self._chance = chance
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
-        self._closed = False
+        self._closed = threading.Event()
 
     def start(self, delay: float = 0) -> None:
         """Let the first tick come after ``delay`` seconds. Later ones follow by themselves."""
-        with self._lock:
-            if self._closed:
-                return
-            timer = threading.Timer(delay, self._run)
-            timer.name = "patchify-poll"
-            timer.daemon = True
-            self._timer = timer
-            try:
-                timer.start()
-            except RuntimeError:  # Python 3.12 and later start no thread while the interpreter shuts down
-                _log.debug("no more checks: the interpreter is shutting down")
+        if not self._arm(delay):
+            _log.warning("no checks for updates: there is no thread to be had")
 
     def wait(self, at_least: float = 0) -> float | None:
         """Return the seconds until the next tick, with jitter; None if there is none."""
@@ -58,7 +49,7 @@ class Poller:
     def close(self, patience: float = 5) -> None:
         """Let no tick follow, and wait up to ``patience`` seconds for one that runs."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             timer = self._timer
         if timer is not None:
             timer.cancel()
@@ -66,11 +57,30 @@ class Poller:
                 timer.join(patience)
 
     def _run(self) -> None:
+        delay = self._once()
+        # Without a thread for the next tick this one goes on; at the end of the interpreter it ends, as a daemon does.
+        while delay is not None and not self._arm(delay) and not self._closed.wait(delay):
+            delay = self._once()
+
+    def _once(self) -> float | None:
         at_least = 0.0
         try:
             at_least = self._tick()
         except (Exception, SystemExit):  # from this thread, exiting ends nothing but the chain
             _log.exception("a check for updates failed unexpectedly")
-        delay = self.wait(at_least)
-        if delay is not None:
-            self.start(delay)
+        return self.wait(at_least)
+
+    def _arm(self, delay: float) -> bool:
+        """Start the timer of the next tick; return whether there is one, or need not be since all is closed."""
+        with self._lock:
+            if self._closed.is_set():
+                return True
+            timer = threading.Timer(delay, self._run)
+            timer.name = "patchify-poll"
+            timer.daemon = True
+            try:
+                timer.start()
+            except RuntimeError:  # no thread now, or the interpreter is shutting down (Python 3.12 and later)
+                return False
+            self._timer = timer
+            return True

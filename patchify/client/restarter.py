@@ -8,6 +8,8 @@ is put back.
 from __future__ import annotations
 
 import contextlib
+import errno
+import importlib.metadata
 import os
 import shutil
 import signal
@@ -33,6 +35,7 @@ class Launch:
         directory: The working directory.
         blocked: The signals that are blocked.
         pid: The process that this was taken in.
+        script: The file among the arguments that the interpreter runs, or nothing.
     """
 
     program: str
@@ -40,6 +43,7 @@ class Launch:
     directory: str
     blocked: frozenset[int]
     pid: int
+    script: str = ""
 
     @classmethod
     def current(cls) -> Launch:
@@ -52,7 +56,8 @@ class Launch:
             directory = os.getcwd()
         except OSError:  # it was removed
             directory = os.sep
-        return cls(sys.executable, arguments, directory, frozenset(map(int, blocked)), os.getpid())
+        script = sys.argv[0] if not frozen and sys.argv and sys.argv[0] in arguments else ""
+        return cls(sys.executable, arguments, directory, frozenset(map(int, blocked)), os.getpid(), script)
 
 
 Restarter = Callable[[Launch], None]
@@ -61,10 +66,8 @@ Restarter = Callable[[Launch], None]
 def exec_restart(launch: Launch) -> None:
     """Replace this process by the new program: same PID, arguments, working directory, environment, signal mask."""
     _check(launch)
-    with contextlib.suppress(OSError):
-        os.chdir(launch.directory)
     _flush()
-    with _signals_blocked_as(launch):
+    with _directory_of(launch), _no_alarms(), _signals_blocked_as(launch):
         os.execve(launch.program, launch.arguments, _environment())
 
 
@@ -115,13 +118,17 @@ def running_executable() -> Path:
     """Return the file that this program was started as: a PyInstaller executable, a zipapp or a script.
 
     Raises:
-        UnableToObtainExecutableError: it is not clear, or it is a launcher that pip wrote (such as ``gunicorn``).
+        UnableToObtainExecutableError: it is not clear, it is a module run with ``python -m``, or it is a launcher that
+            pip wrote (such as ``gunicorn``).
     """
     if getattr(sys, "frozen", False):
         return Path(sys.executable)
     path = Path(sys.argv[0] if sys.argv and sys.argv[0] else "-")
-    scripts = Path(sysconfig.get_path("scripts"))
-    if not path.is_file() or path.name == "__main__.py" or path.resolve().parent == scripts.resolve():
+    module = getattr(sys.modules["__main__"].__spec__, "name", "__main__")  # a zipapp's is __main__, a script has none
+    launcher = Path(sysconfig.get_path("scripts")).resolve() == path.resolve().parent or any(
+        importlib.metadata.entry_points(group="console_scripts", name=path.name)
+    )
+    if not path.is_file() or path.name == "__main__.py" or module != "__main__" or launcher:
         raise UnableToObtainExecutableError(path, "it is no single file of its own; set Config(executable=…)")
     return path
 
@@ -148,7 +155,26 @@ def _check(launch: Launch) -> None:
     if not launch.program:
         raise OSError("the path of the interpreter is not known")
     if not os.access(launch.program, os.X_OK):
-        raise PermissionError(13, "not executable", launch.program)
+        raise PermissionError(errno.EACCES, "not executable", launch.program)
+    if launch.script and not os.path.exists(os.path.join(launch.directory, launch.script)):
+        advice = f"not there, seen from {launch.directory}; make the Updater before changing the working directory"
+        raise FileNotFoundError(errno.ENOENT, advice, launch.script)
+
+
+@contextlib.contextmanager
+def _directory_of(launch: Launch) -> Iterator[None]:
+    """Work in the directory of the start, and go back if the new program could not be started."""
+    here = None
+    with contextlib.suppress(OSError):
+        here = os.getcwd()
+    with contextlib.suppress(OSError):
+        os.chdir(launch.directory)
+    try:
+        yield
+    finally:
+        if here is not None:
+            with contextlib.suppress(OSError):
+                os.chdir(here)
 
 
 @contextlib.contextmanager
@@ -162,6 +188,18 @@ def _signals_blocked_as(launch: Launch) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextlib.contextmanager
+def _no_alarms() -> Iterator[None]:
+    """Stop interval timers: they survive an exec, the handlers of their signals do not."""
+    timers = [getattr(signal, name) for name in ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF")]
+    left = [signal.setitimer(timer, 0) for timer in timers]
+    try:
+        yield
+    finally:
+        for timer, (delay, interval) in zip(timers, left, strict=True):
+            signal.setitimer(timer, delay, interval)
 
 
 def _environment() -> dict[str, str]:

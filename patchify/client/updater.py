@@ -54,6 +54,7 @@ _log = logging.getLogger(__name__)
 
 _SWAP_PATIENCE = 60.0  # seconds that a restart waits for another process to finish its download
 _RESTART_PATIENCE = 300.0  # seconds after which a restart that was left to other hands counts as failed
+_GRACE = 0.25  # seconds between the last critical action and the restart, in which a program that ends can say so
 _CLOSE_PATIENCE = 5.0  # seconds that closing waits for what is under way
 _LONGEST_BACK_OFF = 3600.0  # seconds between ticks after failures, unless the interval itself is longer
 
@@ -108,7 +109,8 @@ class Updater:
         self._poller: Poller | None = None
         self._alarm: threading.Timer | None = None
         self._failures = 0
-        self._first = True
+        self._starting = True  # until the first tick
+        self._first = True  # until the first tick as the elected one
         self._actions.renew_lock()
         self._actions.reopen()
         self._notifier.renew_lock()
@@ -291,9 +293,12 @@ class Updater:
     def _as_elected(self) -> None:
         if self._closing.is_set():
             return
+        starting, self._starting = self._starting, False
         if not self._installer.elect():
             if self._installer.identity() != self._started_from:  # the elected one has updated it: this one follows
                 self._as_configured()
+            elif starting and self.config.check_on_startup:  # what the elected one does is enough; its host may ask
+                self.check()
             return
         first, self._first = self._first, False
         if first:
@@ -419,6 +424,7 @@ class Updater:
     def _fetch(self, version: Version, sha256: str) -> None:
         progress = self._progress(lambda percent: Downloading(version, percent))
         self._become(Downloading(version, 0))
+        self._staged = None  # whatever it was, it is not there any more
         part = self._installer.part(sha256)
         try:
             self._transport.release(str(version), sha256, part, progress)
@@ -456,11 +462,14 @@ class Updater:
         thread = threading.Thread(target=self._go_on, name="patchify-restart", daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # the interpreter is shutting down; the next start finishes the job
-            _log.debug("no restart: the interpreter is shutting down")
+        except RuntimeError:  # no thread now, or the interpreter is shutting down; a later tick or start does the job
+            _log.warning("no restart now: there is no thread to be had")
+            with self._busy:
+                self._stand_down()
 
     def _go_on(self) -> None:
-        """Restart after the last critical action has ended."""
+        """Restart after the last critical action has ended, unless it ended because the program does."""
+        self._closing.wait(_GRACE)
         with self._busy:
             staged = self._staged
             if staged is None or self._closing.is_set() or not isinstance(self.status, PendingRestart):
@@ -479,6 +488,7 @@ class Updater:
         self._refuse_if_closed()
         self._staged = None
         self._become(Restarting(staged.version))
+        self._refuse_if_closed()  # that may have taken a moment
         self._installer.swap(staged)
         _log.info("restarting as version %s", staged.version)
         try:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 
-from flask import Blueprint, Flask, Response, abort, current_app, request
+from flask import Blueprint, Flask, Response, current_app, request
 from flask.blueprints import BlueprintSetupState
+from werkzeug.exceptions import NotFound
 
 from patchify import signals
 from patchify.errors import (
@@ -81,9 +82,9 @@ def _set_up(state: BlueprintSetupState) -> None:
     """Build the `Core` of this application: what is wrong with its configuration or releases stops the start here."""
     if _EXTENSION not in state.app.extensions:
         state.app.extensions[_EXTENSION] = Core(Config.from_mapping(state.app.config))
-    if state.url_prefix:
-        # The last resort below our own prefix; without one it would answer for all of the host.
-        state.add_url_rule("/<path:_>", "nothing", _nothing, methods=_METHODS, provide_automatic_options=False)
+    prefix = (state.url_prefix or "").strip("/")
+    if prefix:  # without one, what is nobody's is the host's
+        state.app.before_request(partial(_answer_for_nothing, f"/{prefix}/"))
 
 
 def _route(rule: str) -> Callable[[View], View]:
@@ -158,11 +159,13 @@ def releases(version: str) -> Response:
     return response
 
 
-def _nothing(_: str) -> Response:
+def _answer_for_nothing(prefix: str) -> Response | None:
     """Answer for a path below the prefix that nobody serves: as the original, unless the host has its own way."""
+    if not isinstance(request.routing_exception, NotFound) or not request.path.startswith(prefix):
+        return None
     handlers = current_app.error_handler_spec[None]
     if handlers.get(404) or handlers.get(None):
-        abort(404)
+        return None
     _log_request(request.method, request.path, 404, 0, time.perf_counter())
     return _empty(404)
 

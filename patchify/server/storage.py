@@ -25,8 +25,8 @@ class FolderStorage:
     def __init__(self, folder: Path, appname: str) -> None:
         self._folder = folder
         self._appname = appname
-        self._checked: dict[tuple[str, str], _Identity] = {}  # by version and hash
-        self._recheck = threading.Lock()  # one thread hashes a changed file, the others wait for what it finds
+        self._found: dict[str, tuple[_Identity, str]] = {}  # by version: which file was hashed last, and its hash
+        self._locks: dict[str, threading.Lock] = {}  # one thread hashes a changed file, others wait for what it finds
 
     def path(self, release: Release) -> Path:
         """Return where the file of ``release`` is, or should be."""
@@ -51,12 +51,11 @@ class FolderStorage:
     def open(self, release: Release) -> FileIO:
         """Open the file of ``release``, which is the checked one; the caller closes it. Raises as `check`."""
         file = self._open(release)
-        name = (str(release.version), release.sha256)
+        name = str(release.version)
         try:
-            if self._identity(file) != self._checked.get(name):
-                with self._recheck:
-                    if self._identity(file) != self._checked.get(name):
-                        self._verify(release, file)
+            if self._found.get(name) != (self._identity(file), release.sha256):
+                with self._locks.setdefault(name, threading.Lock()):
+                    self._verify(release, file)
                 file.seek(0)
         except BaseException:
             file.close()
@@ -78,14 +77,20 @@ class FolderStorage:
         return FileIO(descriptor)
 
     def _verify(self, release: Release, file: FileIO, progress: Progress | None = None) -> None:
-        before = self._identity(file)
-        try:
-            found = hash_file(file, progress)
-        except OSError as error:
-            raise ReleaseUnreadableError(str(release.version), self.path(release), str(error.strerror)) from error
-        if found != release.sha256 or before != self._identity(file):
-            raise ReleaseInvalidError(str(release.version), self.path(release), expected=release.sha256, found=found)
-        self._checked[str(release.version), release.sha256] = before
+        name = str(release.version)
+        identity, found = self._found.get(name, (None, ""))
+        if identity != self._identity(file):  # a file that was found wrong is not hashed anew for each request, either
+            identity = self._identity(file)
+            try:
+                found = hash_file(file, progress)
+            except OSError as error:
+                raise ReleaseUnreadableError(name, self.path(release), str(error.strerror)) from error
+            if identity != self._identity(file):
+                found = "none: it changes while it is read"
+            else:
+                self._found[name] = (identity, found)
+        if found != release.sha256:
+            raise ReleaseInvalidError(name, self.path(release), expected=release.sha256, found=found)
 
     @staticmethod
     def _identity(file: FileIO) -> _Identity:

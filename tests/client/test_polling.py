@@ -203,6 +203,22 @@ def run(program: str) -> subprocess.CompletedProcess:
     )
 
 
+def test_without_a_thread_for_the_next_tick_the_last_one_goes_on(monkeypatch):
+    ticks = Ticks()
+    poller = Poller(ticks, 0.001)
+    poller.start()
+    ticks.wait_for(1)
+
+    def no_thread(timer):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(polling.threading.Timer, "start", no_thread)
+        ticks.wait_for(len(ticks.threads) + 3)
+    ticks.wait_for(len(ticks.threads) + 3)
+    poller.close()
+
+
 def test_a_chain_of_ticks_does_not_keep_the_program_alive_or_disturb_its_end():
     ended = run(
         "import threading\n"

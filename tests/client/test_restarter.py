@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 import zipapp
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,10 +142,10 @@ def test_a_zipapp_is_started_anew_as_it_was_started(report, by_itself):
     assert executable == "app.pyz"
 
 
-def test_a_module_is_started_anew_as_a_module(report):
+def test_a_module_is_started_anew_as_a_module_but_its_source_is_not_replaced(report):
     program, arguments, *_, executable = json.loads(run(sys.executable, "-m", "app", "x", cwd=report.parent))
     assert (program, arguments) == (sys.executable, [sys.executable, "-m", "app", "x"])
-    assert executable == str(report)
+    assert executable == "UnableToObtainExecutableError"
 
 
 def test_a_package_is_no_single_file_that_could_be_replaced(report):
@@ -169,6 +170,57 @@ def test_a_launcher_that_pip_wrote_is_not_the_program(monkeypatch, launcher):
     monkeypatch.setattr(sys, "argv", [str(path), "app:app"])
     with pytest.raises(UnableToObtainExecutableError, match=launcher):
         running_executable()
+
+
+def test_a_launcher_is_known_by_its_name_wherever_pip_put_it(monkeypatch, tmp_path):
+    (tmp_path / "gunicorn").write_text("#!/usr/bin/python3")
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "gunicorn"), "app:app"])
+    with pytest.raises(UnableToObtainExecutableError, match="set Config"):
+        running_executable()
+
+
+def test_a_script_that_cannot_be_seen_from_the_working_directory_is_not_started_anew(tmp_path):
+    launch = replace(Launch.current(), script="app.py", directory=str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="before changing the working directory"):
+        exec_restart(launch)
+
+
+@posix
+def test_an_exec_that_fails_leaves_directory_timers_and_signals_as_they_were(tmp_path):
+    here = os.getcwd()
+    signal.setitimer(signal.ITIMER_VIRTUAL, 1000, 7)
+    try:
+        not_a_program = tmp_path / "app"
+        not_a_program.write_bytes(b"\x00")
+        not_a_program.chmod(0o755)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        with pytest.raises(OSError, match="Exec format error"):
+            exec_restart(Launch(str(not_a_program), ("app",), str(tmp_path), frozenset({signal.SIGUSR1}), os.getpid()))
+        assert os.getcwd() == here
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+        left, interval = signal.getitimer(signal.ITIMER_VIRTUAL)
+        assert left > 0
+        assert interval == 7
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
+
+@posix
+def test_a_running_timer_does_not_kill_the_new_program(tmp_path):
+    program = tmp_path / "app.py"
+    program.write_text(
+        "import os, signal, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "if os.environ.get('AGAIN'):\n"
+        "    print(signal.getitimer(signal.ITIMER_REAL))\n"
+        "    sys.exit()\n"
+        "from patchify.client import Launch, exec_restart\n"
+        "os.environ['AGAIN'] = '1'\n"
+        "signal.signal(signal.SIGALRM, lambda *_: None)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 1000)\n"
+        "exec_restart(Launch.current())\n"
+    )
+    assert run(sys.executable, program) == "(0.0, 0.0)\n"
 
 
 def test_a_frozen_program_is_its_own_executable_and_takes_its_arguments_from_argv(monkeypatch, tmp_path):

@@ -344,11 +344,13 @@ def test_start_forgets_a_staged_release_that_is_not_newer(make_story):
     assert story.restarter.launches == []
 
 
-def test_who_is_not_elected_does_nothing(make_story):
+def test_who_is_not_elected_only_checks_at_its_start(make_story):
     story = make_story(check_on_startup=True)
     story.installer.elected = False
     story.updater._elected_tick()
-    assert story.transport.calls == []
+    story.updater._elected_tick()
+    assert story.transport.calls == ["latest"]
+    assert story.updater.available == TWO
     story.installer.elected = True
     story.updater._elected_tick()  # its turn has come
     assert len(story.restarter.launches) == 1
@@ -860,6 +862,53 @@ def test_closing_while_a_restart_is_under_way_leaves_no_alarm(story):
     assert story.updater._alarm is None
 
 
+def test_a_program_that_ends_as_its_last_action_ends_is_not_started_anew(story):
+    with story.updater.critical_action("saving"):
+        assert story.updater.update() is False
+    story.updater.close()
+    wait_until(lambda: not [each for each in threading.enumerate() if each.name == "patchify-restart"], "its thread")
+    assert story.restarter.launches == []
+    assert story.updater.status == Idle()
+    assert story.updater.register_action() == 1
+
+
+def test_closing_while_the_restart_is_announced_still_prevents_it(story):
+    @story.updater.subscribe
+    def close(status):
+        if isinstance(status, Restarting):
+            story.updater._closing.set()
+
+    with pytest.raises(ClosedError):
+        story.updater.update()
+    assert story.installer.program == b"one"
+    assert story.restarter.launches == []
+
+
+def test_without_a_thread_for_the_restart_everything_is_open_again(story, monkeypatch):
+    story.updater.register_action()
+    story.updater.update()
+    with monkeypatch.context() as patch:
+        patch.setattr(updater.threading.Thread, "start", no_thread)
+        story.updater.deregister_action()
+    assert story.updater.status == Idle()
+    assert story.updater.register_action() == 1
+    story.updater.deregister_action()
+    assert story.updater.restart() is True
+
+
+def no_thread(thread):
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_release_that_vanished_while_it_was_staged_is_downloaded_and_prepared_anew(make_story):
+    story = make_story(automatic="stage")
+    story.updater.install()
+    story.installer.downloads.clear()
+    story.statuses.clear()
+    assert story.updater.update() is True
+    assert story.printed[-5:] == [DOWNLOADING[-1], *STAGING, "Restarting: 2.0.0"]
+
+
 def test_a_subscriber_may_close_the_updater(story):
     story.updater.subscribe(lambda status: isinstance(status, Downloading) and story.updater.close())
     story.transport.before["release"] = lambda: wait_until(lambda: story.transport.closed, "closing")
@@ -1006,12 +1055,12 @@ def test_of_two_processes_one_acts_until_it_ends(app):
     with Host(app, TICKING, "check") as one, Host(app, TICKING, "check") as other:
         assert one.hear() == other.hear() == {"ready": True}
         assert one.ask() == {"calls": 1, "status": "Idle"}
-        assert other.ask() == {"calls": 0, "status": "Idle"}
+        assert other.ask() == {"calls": 1, "status": "Idle"}  # at its start it only asks
         assert one.ask() == {"calls": 2, "status": "Idle"}
-        assert other.ask() == {"calls": 0, "status": "Idle"}
+        assert other.ask() == {"calls": 1, "status": "Idle"}
         one.popen.kill()
         one.popen.wait(PATIENCE)
-        assert other.ask() == {"calls": 1, "status": "Idle"}
+        assert other.ask() == {"calls": 2, "status": "Idle"}
 
 
 def test_of_two_processes_the_other_follows_to_the_new_version_without_downloading_it(app):

@@ -85,6 +85,22 @@ def test_without_a_prefix_it_answers_for_nothing_but_its_own_paths(publish):
     assert b"<!doctype html>" in client.get("/nothing").data  # Flask's own
 
 
+def test_what_the_host_answers_below_the_prefix_stays_as_it_is(app):
+    app.add_url_rule("/api/thing", view_func=lambda: "made", methods=["POST"], endpoint="thing")
+    client = app.test_client()
+    assert client.post("/api/thing").data == b"made"
+    assert client.get("/api/thing").status_code == 405
+    assert b"<!doctype html>" in client.get("/elsewhere").data
+
+
+@pytest.mark.parametrize("prefix", [None, "/"])
+def test_at_the_root_what_is_nobodys_is_the_hosts(publish, prefix):
+    app = Flask("host")
+    app.config.update({f"PATCHIFY_{name.upper()}": value for name, value in publish(CONTENTS).items()})
+    app.register_blueprint(patchify_bp, url_prefix=prefix)
+    assert b"<!doctype html>" in app.test_client().get("/nothing").data
+
+
 def test_an_application_without_the_blueprint_has_no_core():
     with pytest.raises(KeyError):
         core_of(Flask("host"))

@@ -151,7 +151,9 @@ def test_hash_shows_its_progress_on_a_terminal_and_keeps_stdout_clean(publish):
         os.close(terminal)
     assert "hashing" in seen
     assert "100%" in seen
-    assert done.stdout.decode().splitlines() == [f'"{version}" = "{sha}"' for version, sha in settings["versions"].items()]
+    assert done.stdout.decode().splitlines() == [
+        f'"{version}" = "{sha}"' for version, sha in settings["versions"].items()
+    ]
 
 
 # check ----------------------------------------------------------------------------------------------------------------
@@ -181,7 +183,10 @@ def remove_release(settings):
     [
         (break_release, "has SHA-256 "),
         (remove_release, "release 1.0.0: "),
-        (lambda settings: settings.update(versions={"1.0": "0" * 64}), "PATCHIFY_VERSIONS: '1.0' is not a SemVer version"),
+        (
+            lambda settings: settings.update(versions={"1.0": "0" * 64}),
+            "PATCHIFY_VERSIONS: '1.0' is not a SemVer version",
+        ),
         (lambda settings: settings.update(key="12"), "PATCHIFY_KEY: the key file 12 cannot be read"),
         (lambda settings: settings.pop("appname"), "PATCHIFY_APPNAME: is not configured"),
     ],

@@ -59,6 +59,17 @@ def test_a_file_that_nobody_checked_is_hashed_before_it_is_opened(storage, hashe
     assert len(hashed) == 1
 
 
+def test_a_file_that_is_wrong_is_not_hashed_for_each_request(storage, hashed, tmp_path):
+    storage.check(release())
+    (tmp_path / "app-1.0.0").write_bytes(b"something else")
+    for _ in range(3):
+        with pytest.raises(ReleaseInvalidError):
+            read(storage)
+    assert len(hashed) == 2
+    (tmp_path / "app-1.0.0").write_bytes(CONTENT)
+    assert read(storage) == CONTENT
+
+
 def test_versions_with_the_same_content_are_each_hashed_once(storage, hashed, tmp_path):
     names = ["1.0.0", "1.0.0+b1", "1.0.1"]
     for name in names * 3:
