@@ -133,6 +133,20 @@ def test_progress_of_hashing_the_program_is_told(installer):
     assert seen == [(len(OLD), len(OLD))]
 
 
+def test_a_program_is_hashed_once_until_it_is_written_to(installer, program):
+    seen = []
+    for _ in range(2):
+        assert installer.installed(lambda done, total: seen.append(done)) == sha256(OLD)
+    assert seen == [len(OLD)]
+    damage(program, THIRD)
+    assert installer.installed() == sha256(THIRD)
+
+
+def test_a_program_that_is_written_to_while_it_is_hashed_is_hashed_again(installer, program):
+    installer.installed(lambda done, total: damage(program, THIRD))
+    assert installer.installed() == sha256(THIRD)
+
+
 def test_identity_changes_with_the_file(installer, program):
     before = installer.identity()
     assert installer.identity() == before

@@ -15,12 +15,14 @@ from semver import Version
 from patchify import __version__
 from patchify.client import Config
 from patchify.client import transport as module
+from patchify.client.deadline import Deadline
 from patchify.client.transport import LONGEST_RETRY_AFTER, Transport
 from patchify.errors import (
     AnswerError,
     DeadlineExceededError,
     HttpRequestFailedError,
     InvalidUrlError,
+    MissingDataError,
     RedirectError,
     ServerBusyError,
     VersionNotFoundError,
@@ -175,6 +177,25 @@ def test_no_timeout_is_longer_than_the_deadline(mocked):
     made.latest()
     assert all(1 < each <= 2 for each in mocked.calls[0].request.req_kwargs["timeout"])
     made.close()
+
+
+class Cached:
+    """An answer as an adapter that caches may make one: it does not mind when less comes than was announced."""
+
+    class raw:  # noqa: N801 - the name that requests gives it
+        pieces = [b'{"version"', b""]  # noqa: RUF012
+
+        @classmethod
+        def read1(cls, size, *, decode_content):
+            return cls.pieces.pop(0)
+
+    url = API
+
+
+def test_a_body_that_ends_early_without_an_error_is_noticed(transport):
+    with pytest.raises(MissingDataError) as caught:
+        list(transport._blocks(Cached(), 19, Deadline(5)))
+    assert (caught.value.received, caught.value.expected) == (10, 19)
 
 
 SAME = "https://h/api/latest"
