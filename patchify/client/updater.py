@@ -187,8 +187,9 @@ class Updater:
     def start(self) -> None:
         """Act as configured from now on: finish what was staged, check at once if asked to, then at intervals.
 
-        Of several processes that run the same program, one acts at a time; the others wait to take over. After a
-        fork the child does nothing until it calls this itself. Calling it twice is harmless.
+        Of several processes that run the same program, one is elected and acts; the others check at their start, if
+        told to, follow when it has replaced the program, and take over at an interval after it has ended. After a fork
+        the child does nothing until it calls this itself. Calling it twice is harmless.
 
         Raises:
             ClosedError: the updater was closed.

@@ -227,6 +227,10 @@ WRONG = {
         lambda s, e: s.update(key="0" * 63),
         "PATCHIFY_KEY: neither 64 hex digits nor the path of a key file .*",
     ),
+    "a key of another kind": (
+        lambda s, e: s.update(key="ssh-key " + "b3BlbnNzaC1r" * 40),
+        r"PATCHIFY_KEY: neither 64 hex digits nor the path of a key file \(\d+ characters\)",
+    ),
     "missing key file": (
         lambda s, e: s.update(key="/no/such/key"),
         "PATCHIFY_KEY: the key file /no/such/key cannot be read: .*",
