@@ -5,6 +5,7 @@ import json
 import os
 import re
 import zipfile
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -106,15 +107,20 @@ def test_the_application_becomes_version_2_without_losing_a_request(run, server,
         assert "Traceback" not in web.output()
 
 
-def test_one_worker_asks_and_the_other_one_waits(run, server):
+def test_one_worker_goes_on_asking_and_the_other_one_waits(run, server):
     server.versions.clear()
     server.publish("1.0.0", b"whatever it is, it is not newer")
     server.start()
     with run() as web:
-        wait_until(lambda: web.output().count("1.0.0 Idle") > 2, f"some checks\n{web.output()}")
-        asking = set(re.findall(r"(\d+) 1\.0\.0 Checking", web.output()))
-        assert len(asking) == 1
-        assert asking < set(map(str, workers(web)))
+        wait_until(lambda: max(checks(web).values(), default=0) > 2, f"some checks\n{web.output()}")
+        _, *others = sorted(checks(web).values(), reverse=True)
+        assert others in ([], [1])  # at its start the other one may have asked, too
+        assert checks(web).keys() <= set(workers(web))
+
+
+def checks(web) -> Counter:
+    """Return how often each worker has checked."""
+    return Counter(map(int, re.findall(r"(\d+) 1\.0\.0 Checking", web.output())))
 
 
 def test_an_application_that_is_loaded_before_the_fork_refuses_and_stays_what_it_is(run, server):

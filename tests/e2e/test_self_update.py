@@ -284,7 +284,7 @@ def test_of_two_processes_of_one_program_one_polls_and_both_become_the_new_versi
     other = start("script")
     other.wait_for("FACTS")
     wait_until(lambda: one.output().count("1.0.0 Idle") > 2, "some checks")
-    assert "1.0.0 Checking" not in other.output()
+    assert other.output().count("1.0.0 Checking") <= 1  # at its start
     publish(server, build, "script", "2.0.0")
     for program in (one, other):
         wait_until(lambda program=program: len(program.facts()) == 2, f"the new version\n{program.output()}")
