@@ -9,7 +9,7 @@ from flask import Flask, request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchify.server import Config
+from patchify.server import Config, patchify_bp
 from patchify.server.delivery import Slice, deliver
 from tests.conftest import KEY
 from tests.running import PATIENCE
@@ -294,3 +294,32 @@ def test_a_file_cut_short_on_disk_is_an_error_for_who_reads(cut, path, left):
     with pytest.raises(OSError, match="while it was sent"):
         piece.close()
     assert cut.sent == [max(left - 1000, 0)]
+
+
+class Connection:
+    """A socket, as far as gunicorn's is used."""
+
+    def __init__(self, error=None):
+        self.error = error
+        self.corked = []
+
+    def setsockopt(self, level, option, value):
+        assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_CORK)
+        self.corked.append(value)
+        if self.error:
+            raise self.error
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_CORK"), reason="only Linux has TCP_CORK")
+@pytest.mark.parametrize("error", [None, OSError(95, "Operation not supported")])
+def test_a_stream_goes_out_in_whole_segments_and_its_rest_is_not_kept_back(publish, error):
+    content = bytes(1001 * 1024)
+    host = Flask("host")
+    host.config.update({f"PATCHIFY_{name.upper()}": value for name, value in publish({"1.0.0": content}).items()})
+    host.register_blueprint(patchify_bp, url_prefix="/api")
+    connection = Connection(error)
+    response = host.test_client().get("/api/releases/1.0.0", environ_overrides={"gunicorn.socket": connection})
+    assert connection.corked == [1]
+    assert response.data == content
+    response.close()
+    assert connection.corked == [1, 0]
