@@ -3,7 +3,6 @@
 It says which version it is, prints what its updater does, and ends on Ctrl-C.
 """
 
-import contextlib
 import logging
 import os
 import signal
@@ -46,10 +45,11 @@ def main(version: str) -> None:
             print(f"Status: {status}", flush=True)
 
     stopped = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, lambda *_: stopped.set())
     print("Application started", flush=True)
     print(f"{settings.appname} v{version}, PID {os.getpid()}", flush=True)
-    with updater, contextlib.suppress(KeyboardInterrupt):
+    with updater:
         if busy_for := settings.get("busy_for"):
             with updater.critical_action("saving your work"):
                 stopped.wait(busy_for)

@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--frozen", action="store_true", help="build with PyInstaller, which takes a minute")
     frozen = parser.parse_args().frozen
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell had it ignored
     try:
         with tempfile.TemporaryDirectory(prefix="patchify-demo-") as folder:
             tell(Path(folder), frozen=frozen)
