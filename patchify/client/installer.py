@@ -45,8 +45,6 @@ Fraction = Callable[[int, int], None]
 class Installer(Protocol):
     """The seam: how a release becomes the program."""
 
-    folder: Path
-
     def lock(self, patience: float = 0) -> contextlib.AbstractContextManager[None]:
         """Keep every other updater of this program out, in all processes, waiting up to so many seconds."""
 
