@@ -343,3 +343,13 @@ class UnableToRestartError(FileOperationError):
     """The new version could not be started; the old one was put back."""
 
     operation = "restart"
+
+
+class UnsafeArchiveError(RejectedError):
+    """An archive cannot be unpacked, or must not be. Attributes: ``member`` (its name there, or None), ``problem``."""
+
+    def __init__(self, problem: str, member: str | None = None) -> None:
+        what = "it" if member is None else f"its member {member[:200]!r}"
+        super().__init__(f"the archive of the release is refused: {what} {problem}")
+        self.member = member
+        self.problem = problem
