@@ -79,6 +79,42 @@ class NothingStagedError(RejectedError):
         super().__init__("no release is staged: call install() first")
 
 
+class NoPreviousVersionError(RejectedError):
+    """There is no previous version to go back to. Attribute: ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: no previous version is kept to go back to")
+        self.path = path
+
+
+class DamagedVersionError(RejectedError):
+    """A version that was unpacked is not what it was. Attributes: ``version``, ``path``, ``problem``."""
+
+    def __init__(self, version: str, path: Path, problem: str) -> None:
+        super().__init__(f"version {version}, kept as {path}, is not what was unpacked: {problem}")
+        self.version = version
+        self.path = path
+        self.problem = problem
+
+
+class SmokeTestError(RejectedError):
+    """A downloaded release failed its smoke test; it is in quarantine. Attributes: ``version``, ``problem``."""
+
+    def __init__(self, version: str, problem: str) -> None:
+        super().__init__(f"release {version} failed its smoke test and is not installed: {problem}")
+        self.version = version
+        self.problem = problem
+
+
+class QuarantinedError(RejectedError):
+    """A release is in quarantine, so it is not installed. Attributes: ``version``, ``reason``."""
+
+    def __init__(self, version: str, reason: str) -> None:
+        super().__init__(f"release {version} is in quarantine and is not installed: it {reason}")
+        self.version = version
+        self.reason = reason
+
+
 class ClosedError(RejectedError):
     """The updater was closed and does nothing any more."""
 
@@ -325,6 +361,29 @@ class UnableToBackUpError(FileOperationError):
     """The running program cannot be kept as the previous version."""
 
     operation = "back up the program as"
+
+
+class NotEnoughSpaceError(FileOperationError):
+    """There is not enough space for the release. Attributes: ``needed``, ``free`` (bytes)."""
+
+    operation = "download to"
+
+    def __init__(self, path: Path, *, needed: int, free: int) -> None:
+        super().__init__(path, f"{needed} bytes are needed, {free} are free on this file system")
+        self.needed = needed
+        self.free = free
+
+
+class UnableToUnpackError(FileOperationError):
+    """A release cannot be unpacked: disk full, quota, I/O error."""
+
+    operation = "unpack the release to"
+
+
+class UnableToGuardError(FileOperationError):
+    """The guardian that watches a new version cannot be started; the program is untouched."""
+
+    operation = "start the guardian of"
 
 
 class UnableToSwapError(FileOperationError):

@@ -39,15 +39,21 @@ def hash_path(path: Path, progress: Progress | None = None) -> str:
         return hash_file(file, progress)
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace ``path`` by a file of mode 0600 that holds ``data``: after a crash it is the old one or the new one."""
+def write_durably(path: Path, data: bytes, reach: Callable[[str], None] = lambda point: None) -> None:
+    """Replace ``path`` by a file of mode 0600 that holds ``data``: after a crash it is the old one or the new one.
+
+    ``reach`` is called with ``"state-written"``, ``"state-synced"`` and ``"state-named"`` as these are true.
+    """
     descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
+            reach("state-written")
             os.fsync(descriptor)
+            reach("state-synced")
         os.replace(draft, path)
+        reach("state-named")
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(draft)

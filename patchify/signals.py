@@ -40,6 +40,14 @@ wait_grew_long = _namespace.signal(
     "wait-grew-long",
     "A restart has waited longer than configured for critical actions: ``status``, a `PendingRestart`.",
 )
+update_confirmed = _namespace.signal(
+    "update-confirmed", "The new ``version`` was on trial, has proved good and is kept."
+)
+rolled_back = _namespace.signal(
+    "rolled-back",
+    "A release is in quarantine: ``version``, ``sha256``, ``reason``. Sent by the version that survives, also after it "
+    "was started again.",
+)
 
 
 def emit(signal: NamedSignal, sender: object, **facts: Any) -> None:

@@ -8,8 +8,10 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("patchify.client", "", error.name) from error
 
-from patchify.client.config import Automatic, Config
-from patchify.client.installer import FileInstaller, Installer
+from patchify.client.config import Automatic, Config, Health
+from patchify.client.file_installer import FileInstaller
+from patchify.client.folder_installer import FolderInstaller
+from patchify.client.installer import Installer
 from patchify.client.restarter import (
     Launch,
     Restarter,
@@ -27,6 +29,8 @@ __all__ = [
     "Config",
     "Downloading",
     "FileInstaller",
+    "FolderInstaller",
+    "Health",
     "Idle",
     "Installer",
     "Installing",

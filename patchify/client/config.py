@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +19,18 @@ from patchify.versions import parse_version
 
 _LONGEST = timedelta(days=1000)  # more is a mistake of units, and what waits cannot wait for ever
 _LARGEST = 1e8  # of whatever unit, likewise
+_EXAMPLES = {"api": "https://updates.example.com/api/", "health": "http://127.0.0.1:8000/health"}
+_SECOND = timedelta(seconds=1)
+_DURATIONS = {  # and the shortest that makes sense
+    "check_interval": _SECOND,
+    "restart_wait_ceiling": timedelta(),
+    "trial_period": timedelta(),
+    "trial_timeout": _SECOND,
+    "smoke_timeout": timedelta(seconds=0.1),
+}
+
+Health = Callable[[], bool] | str
+"""Returns whether the program is well; or an address that answers with status 200 if it is."""
 
 Automatic = Literal["check", "download", "stage", "restart"]
 """How far the updater goes by itself; what lies beyond is left to the host's own calls."""
@@ -35,7 +48,21 @@ class Config:
         check_interval: How often to check, a second at least; each wait is up to a tenth longer or shorter. Default
             never.
         automatic: How far to go by itself: ``"check"``, ``"download"``, ``"stage"`` or ``"restart"`` (the default).
-        executable: The file to replace. Default: the running PyInstaller executable, zipapp or script.
+        executable: The file to replace, or the folder, or the symbolic link to it, if the program is more than one
+            file. Default: the running PyInstaller program, zipapp or script.
+        health: Whether a new version on trial is well: a callable, or a URL that must answer 200. Default: it is while
+            it runs.
+        trial_period: How long a new version must have been well to be confirmed. Default 30 s.
+        trial_timeout: How long it has at most, from its start to its confirmation. Default 5 minutes.
+        trial_tries: How often a new version may fail on trial and be tried again. Default 1.
+        confirm_automatically: Confirm a new version that is well. Default yes; else call `Updater.confirm`.
+        smoke_test: Arguments with which a new version is run before it is put in place, such as ``["--version"]``; it
+            must end with status 0. Default: it is not run.
+        smoke_timeout: How long that may take. Default 1 minute.
+        supervised: Whether somebody starts the program again when it ends. Default: found out, for systemd,
+            supervisord and `patchify run`.
+        guardian: Whether a process watches a new version from outside and puts the previous one back. Default yes,
+            except on Windows, which has none.
         restart_wait_ceiling: Send `signals.wait_grew_long` when a restart has waited this long. Default never.
         connect_timeout: Seconds to connect. Default 10.
         idle_timeout: Seconds without a byte. Default 30.
@@ -59,6 +86,15 @@ class Config:
     automatic: Automatic = "restart"
     executable: str | os.PathLike[str] | None = None
     restart_wait_ceiling: timedelta | None = None
+    health: Health | None = None
+    trial_period: timedelta = timedelta(seconds=30)
+    trial_timeout: timedelta = timedelta(minutes=5)
+    trial_tries: int = 1
+    confirm_automatically: bool = True
+    smoke_test: Sequence[str] | None = None
+    smoke_timeout: timedelta = timedelta(minutes=1)
+    supervised: bool | None = None
+    guardian: bool = os.name != "nt"
     connect_timeout: float = 10  # seconds
     idle_timeout: float = 30  # seconds
     document_timeout: float = 60  # seconds
@@ -78,25 +114,44 @@ class Config:
         _set(self, "api", _api(self.api))
         if self.automatic not in get_args(Automatic):
             raise ConfigError("automatic", f"{self.automatic!r} is none of {', '.join(get_args(Automatic))}")
-        for name, least in (("check_interval", timedelta(seconds=1)), ("restart_wait_ceiling", timedelta())):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, timedelta) or not least <= value <= _LONGEST):
-                raise ConfigError(name, f"{value!r} is not a timedelta of {least.seconds} s to {_LONGEST.days} days")
-        for name in (
-            "connect_timeout",
-            "idle_timeout",
-            "document_timeout",
-            "release_timeout",
-            "max_document",
-            "max_release",
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= _LARGEST:
-                raise ConfigError(name, f"{value!r} is not a number above 0, and at most {_LARGEST:.0f}")
-        if not isinstance(self.retries, int) or isinstance(self.retries, bool) or self.retries < 0:
-            raise ConfigError("retries", f"{self.retries!r} is not a count")
+        _check_durations(self)
+        _check_numbers(self)
+        if self.smoke_test is not None:
+            _set(self, "smoke_test", _arguments(self.smoke_test))
+        if self.health is not None and not callable(self.health):
+            _set(self, "health", _address("health", self.health))
         if self.executable is not None:
             _set(self, "executable", _path(self.executable))
+
+
+def _check_durations(config: Config) -> None:
+    for name, least in _DURATIONS.items():
+        value = getattr(config, name)
+        if value is None and name in ("check_interval", "restart_wait_ceiling"):
+            continue
+        if not isinstance(value, timedelta) or not least <= value <= _LONGEST:
+            bounds = f"{least.total_seconds():g} s to {_LONGEST.days} days"
+            raise ConfigError(name, f"{value!r} is not a timedelta of {bounds}")
+    if config.trial_timeout <= config.trial_period:
+        raise ConfigError("trial_timeout", f"{config.trial_timeout} is not longer than trial_period")
+
+
+def _check_numbers(config: Config) -> None:
+    for name in (
+        "connect_timeout",
+        "idle_timeout",
+        "document_timeout",
+        "release_timeout",
+        "max_document",
+        "max_release",
+    ):
+        value = getattr(config, name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= _LARGEST:
+            raise ConfigError(name, f"{value!r} is not a number above 0, and at most {_LARGEST:.0f}")
+    for name in ("retries", "trial_tries"):
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
+            raise ConfigError(name, f"{value!r} is not a count")
 
 
 def _set(config: Config, name: str, value: object) -> None:
@@ -127,16 +182,29 @@ def _key(value: object) -> VerifyingKey:
 
 def _path(value: object) -> Path:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise ConfigError("executable", f"{value!r} is not the path of a file")
+        raise ConfigError("executable", f"{value!r} is not the path of a file or folder")
     return Path(value)
 
 
+def _arguments(value: object) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
+        raise ConfigError("smoke_test", f"{value!r} is not a list of arguments such as ['--version']")
+    return tuple(value)
+
+
 def _api(value: object) -> str:
+    parts = urlsplit(_address("api", value))
+    if parts.query or parts.fragment:
+        raise ConfigError("api", f"{value!r} is not an address such as {_EXAMPLES['api']}")
+    return parts.geturl().rstrip("/") + "/"
+
+
+def _address(key: str, value: object) -> str:
     try:
         parts = urlsplit(value) if isinstance(value, str) else None
         good = parts is not None and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:  # a port that is none, a broken IPv6 address
         good = False
-    if not good or parts is None or parts.query or parts.fragment:
-        raise ConfigError("api", f"{value!r} is not an address such as https://updates.example.com/api/")
-    return parts.geturl().rstrip("/") + "/"
+    if not good or not isinstance(value, str):
+        raise ConfigError(key, f"{value!r} is not an address such as {_EXAMPLES[key]}")
+    return value

@@ -1,8 +1,9 @@
-"""What is replaced, and how: stage beside the program, back up, swap by one rename, undo, recover.
+"""What is done to an installation, step by step: stage, arm, swap, confirm, give back, recover.
 
-This one replaces a single executable file. Beside ``app`` stands the folder ``.app.patchify`` (mode 0700, so on the
-same file system) with the lock, the state, what is staged and the previous version. At every instant there is a
-runnable program at the path that the user starts. All calls but `identity` are made under `lock`.
+The order of the steps and what is remembered of them is the same for every kind of program and stands here; what a kind
+does on the disk is a handful of methods of its own (`FileInstaller`, `FolderInstaller`). Beside ``app`` stands the
+folder ``.app.patchify`` (mode 0700, so on the same file system) with the locks, the state and the releases. At every
+instant there is a runnable program at the path that the user starts. What changes anything is called under `lock`.
 """
 
 from __future__ import annotations
@@ -10,180 +11,209 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import stat
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from io import FileIO
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
-from filelock import FileLock, Timeout
 from semver import Version
 
+from patchify.client.locks import Locks
+from patchify.client.points import reach
+from patchify.client.restarter import Launch
 from patchify.client.staging import PartFile
-from patchify.client.state import Staged, Verdict, judge, load, save
+from patchify.client.state import (
+    Phase,
+    Release,
+    State,
+    UnusableStateError,
+    Update,
+    Verdict,
+    load,
+    read,
+    save,
+    set_aside,
+    settle,
+)
 from patchify.errors import (
-    FailedHashVerificationError,
-    UnableToBackUpError,
-    UnableToCreateFolderError,
-    UnableToLockError,
+    FileOperationError,
+    NoPreviousVersionError,
     UnableToReadFileError,
-    UnableToSetPermissionsError,
     UnableToSwapError,
-    UnableToWriteDownloadError,
+    UnableToWriteStateError,
     UpdateInProgressError,
 )
-from patchify.files import BLOCK, Progress, hash_file, sync_folder
 
 _log = logging.getLogger(__name__)
-
-_Identity = tuple[int, int, int, int]
 
 Fraction = Callable[[int, int], None]
 """Called with the bytes done and the bytes there are."""
 
 
-class Installer(Protocol):
-    """The seam: how a release becomes the program."""
+def ignore(done: int, total: int) -> None:
+    """Take no notice of progress."""
+
+
+class Installer(ABC):
+    """How a release becomes the program. A new kind of program implements the abstract methods and nothing else.
+
+    Args:
+        path: What the user starts, or the folder that it lies in.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folder = path.parent / f".{path.name}.patchify"
+        self.state_path = self.folder / "state.json"
+        self._locks = Locks(self.folder, path)
+
+    # What a kind of program decides -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def identity(self) -> object:
+        """Return a value that changes when somebody replaces the program; None if there is none. No lock is needed."""
+
+    @abstractmethod
+    def installed(self, progress: Fraction = ignore) -> str:
+        """Return the hash of what stands at the program's path. Raises `UnableToReadFileError`."""
+
+    @abstractmethod
+    def launch(self, launch: Launch) -> Launch:
+        """Return how to start what stands at the program's path, given how this process was started."""
+
+    @abstractmethod
+    def trial_launch(self, launch: Launch, release: Release, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the command that runs a release that is ready, but not in its place, with other arguments."""
+
+    @abstractmethod
+    def kept(self, path: str) -> str:
+        """Return where the file at ``path`` is to be found after the swap, if it belongs to the program."""
+
+    @abstractmethod
+    def _make_ready(self, release: Release, staged: Path, progress: Fraction) -> None:
+        """Verify what was downloaded and make it ready to be put in place at any moment, durably."""
+
+    @abstractmethod
+    def _keep(self, program: Release, progress: Fraction) -> None:
+        """Keep what stands at the program's path as a previous version, durably."""
+
+    @abstractmethod
+    def _place(self, release: Release) -> None:
+        """Verify a release that is ready and put it in the place of the program, by one atomic step."""
+
+    @abstractmethod
+    def _put_back(self, program: Release) -> None:
+        """Verify a previous version and put it in the place of the program, by one atomic step."""
+
+    @abstractmethod
+    def _clean(self, ready: set[str], previous: set[str], downloads: set[str]) -> None:
+        """Remove, as far as possible, all releases but those with these hashes, and what a crash left."""
+
+    # Who may ----------------------------------------------------------------------------------------------------------
 
     def lock(self, patience: float = 0) -> contextlib.AbstractContextManager[None]:
-        """Keep every other updater of this program out, in all processes, waiting up to so many seconds."""
+        """Keep every other updater of this program out. See `Locks.hold`."""
+        return self._locks.hold(patience)
 
     def elect(self) -> bool:
-        """Return whether this updater is the one, of all processes of this program, that acts by itself."""
+        """Return whether this process is, of all of the program, the one that acts by itself."""
+        return self._locks.elect()
 
     def retire(self) -> None:
         """Leave acting by itself to another one."""
+        self._locks.retire()
 
     def renew_locks(self) -> None:
         """Hold none of the locks any more: after a fork they are the parent's."""
+        self._locks.renew()
 
-    def identity(self) -> object:
-        """Return a value that changes when somebody replaces the program."""
+    # What is remembered -----------------------------------------------------------------------------------------------
 
-    def recover(self) -> Staged | None:
-        """Finish or forget what a crash interrupted; return what is staged and waits."""
+    def state(self) -> State:
+        """Return what is remembered. No lock is needed."""
+        return load(self.state_path)
 
-    def installed(self, progress: Fraction = ...) -> str:
-        """Return the hash of what stands at the program's path."""
+    def save(self, state: State) -> State:
+        """Remember ``state`` durably, and return it. Raises `UnableToWriteStateError`."""
+        save(self.state_path, state)
+        return state
 
-    def part(self, sha256: str) -> PartFile:
-        """Open the file to download to; leftovers of other releases are removed."""
+    def note(self, error: str) -> None:
+        """Remember that the server was asked just now, and what went wrong; if that cannot be, it is let be."""
+        with contextlib.suppress(FileOperationError):
+            self.save(replace(self.state(), checked=datetime.now(UTC).replace(microsecond=0), error=error))
 
-    def is_staged(self, sha256: str) -> bool:
-        """Return whether this release was downloaded whole before."""
+    def quarantine(self, release: Release, reason: str) -> State:
+        """Never try a release again. Raises `UnableToWriteStateError`."""
+        state = self.save(self.state().condemned(release, reason))
+        reach("quarantined")
+        self._tidy(state)
+        return state
 
-    def stage(self, version: Version, part: PartFile, sha256: str) -> None:
-        """Give a complete download its name."""
+    def told(self) -> None:
+        """Remember that the program has told of what was taken back. Raises `UnableToWriteStateError`."""
+        self.save(replace(self.state(), untold=None))
 
-    def prepare(self, version: Version, sha256: str, progress: Fraction) -> Staged:
-        """Make a staged release ready to be swapped in at any moment."""
+    def report(self, process: int, patience: float, problem: str = "") -> None:
+        """Remember the process on trial, the seconds it has, and what keeps it from being confirmed.
 
-    def swap(self, staged: Staged) -> None:
-        """Put it in the place of the program."""
+        Nothing happens if nothing is on trial. Raises `UnableToWriteStateError`.
+        """
+        state = self.state()
+        if state.on_trial is not None:
+            self.save(state.reported(process, patience, problem))
 
-    def undo(self, staged: Staged) -> None:
-        """Put the previous program back."""
+    def ending(self, reason: str) -> None:
+        """Leave word that this process, which is on trial, ends through no fault of its own.
 
-    def forget(self) -> None:
-        """Write that nothing is staged, and remove what was."""
+        It needs no lock and disturbs nobody, so a signal handler may call it; if it cannot be, it is let be.
+        """
+        with contextlib.suppress(OSError):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+            descriptor = os.open(self.folder / "ending", flags, 0o600)
+            os.write(descriptor, f"{os.getpid()} {reason}".encode())
+            os.close(descriptor)
 
+    def ended(self, process: int) -> str:
+        """Return the word that a process left as it ended, or nothing."""
+        with contextlib.suppress(OSError, ValueError):
+            pid, _, reason = (self.folder / "ending").read_text()[:200].partition(" ")
+            if int(pid) == process:
+                return reason
+        return ""
 
-class FileInstaller:
-    """Replaces one executable file.
+    # The steps, in their order ----------------------------------------------------------------------------------------
 
-    Args:
-        executable: The program; a symbolic link is followed once, here.
-    """
-
-    def __init__(self, executable: Path) -> None:
-        self.executable = Path(os.path.realpath(executable))
-        self.folder = self.executable.parent / f".{self.executable.name}.patchify"
-        self.previous = self.folder / "previous"
-        self._state = self.folder / "state.json"
-        self._hashes: dict[_Identity, str] = {}  # what was hashed here already
-        self.renew_locks()
-
-    def renew_locks(self) -> None:
-        """Make fresh locks, of which none is held: after a fork the old ones are the parent's."""
-        self._lock = FileLock(self.folder / "lock", thread_local=False)
-        self._election = FileLock(self.folder / "poll.lock", thread_local=False)
-
-    @contextlib.contextmanager
-    def lock(self, patience: float = 0) -> Iterator[None]:
-        """Keep every other updater of this program out.
+    def recover(self) -> State:
+        """Finish or undo what was interrupted, and return where the installation stands.
 
         Raises:
-            UpdateInProgressError: another process has it.
-            UnableToCreateFolderError, UnableToLockError: the folder or the file cannot be used.
+            UnableToReadFileError, UnableToWriteStateError, UnableToSwapError, FailedHashVerificationError: nothing was
+                forgotten.
         """
-        self._make_folder()
         try:
-            self._lock.acquire(timeout=patience, poll_interval=0.1)
-        except Timeout:
-            raise UpdateInProgressError(f"another process is updating {self.executable}") from None
-        except OSError as error:
-            raise UnableToLockError(self.folder / "lock", error) from error
-        try:
-            yield
-        finally:
-            self._lock.release()
-
-    def elect(self) -> bool:
-        """Return whether this process is the elected one, and stay it until `retire` or the end of the process."""
-        if self._election.is_locked:
-            return True
-        self._make_folder()
-        try:
-            self._election.acquire(timeout=0)
-        except Timeout:
-            return False
-        except OSError as error:
-            raise UnableToLockError(self.folder / "poll.lock", error) from error
-        return True
-
-    def retire(self) -> None:
-        """Let another process be elected."""
-        self._election.release(force=True)
-
-    def identity(self) -> object:
-        """Return what tells one file at the program's path from another; None if there is none."""
-        try:
-            return _identity(self.executable.stat())
-        except OSError:
-            return None
-
-    def recover(self) -> Staged | None:
-        """Finish or forget what was interrupted, and return what waits to be swapped in.
-
-        Raises:
-            UnableToReadFileError, UnableToWriteStateError: nothing was forgotten.
-        """
-        staged = load(self._state)
-        if staged is None:
-            return None
-        verdict = judge(staged, self.installed())
-        if verdict is Verdict.WAITING and self.is_staged(staged.sha256):
-            return staged
-        _log.info("%s: staged release %s is %s", self.executable, staged.version, verdict.name.lower())
-        self.forget()
-        return None
-
-    def forget(self) -> None:
-        """Write that nothing is staged, and remove what was."""
-        save(self._state, None)
-        self._clean(keep="")
-
-    def installed(self, progress: Fraction = lambda done, total: None) -> str:
-        """Return the SHA-256 of what stands at the program's path. Raises `UnableToReadFileError`."""
-        try:
-            with FileIO(self.executable) as file:
-                return self._hash(file, progress)
-        except OSError as error:
-            raise UnableToReadFileError(self.executable, error) from error
+            state = read(self.state_path) or State()
+        except UnusableStateError as error:
+            _log.warning("%s; it is set aside", error)
+            set_aside(self.state_path)
+            state = State()
+        if state.update is None:
+            return state
+        verdict = settle(state.update, self.installed())
+        if verdict is not Verdict.NOTHING:
+            _log.info("%s: update to %s: %s", self.path, state.update.release.version, verdict.value)
+        if verdict is Verdict.UNSWAPPED:
+            state = self._returned(state.returning("the update was interrupted before the swap", failed=False))
+        elif verdict in (Verdict.PUT_BACK, Verdict.BACK):
+            state = self._return(state)
+        elif verdict is Verdict.STALE:
+            state = self.forget()
+        return state
 
     def part(self, sha256: str) -> PartFile:
-        """Open the file to download to. Raises `UnableToCreateDownloadError`."""
-        self._clean(keep=sha256)
+        """Open the file to download to; leftovers of other releases go. Raises `UnableToCreateDownloadError`."""
+        self._tidy(self.state(), downloads={sha256})
         return PartFile(self.folder / f"staged-{sha256}.part")
 
     def is_staged(self, sha256: str) -> bool:
@@ -192,184 +222,157 @@ class FileInstaller:
         Raises:
             UnableToReadFileError: that cannot be told.
         """
-        path = self._staged(sha256)
+        path = self.staged_path(sha256)
         try:
             return path.is_file()
         except OSError as error:
             raise UnableToReadFileError(path, error) from error
 
+    def staged_path(self, sha256: str) -> Path:
+        """Return where the release with this hash is kept after its download."""
+        return self.folder / f"staged-{sha256}"
+
     def stage(self, version: Version, part: PartFile, sha256: str) -> None:
         """Give a complete download its name. Raises as `PartFile.finish`."""
-        part.finish(str(version), sha256, self._staged(sha256))
+        part.finish(str(version), sha256, self.staged_path(sha256))
 
-    def prepare(self, version: Version, sha256: str, progress: Fraction = lambda done, total: None) -> Staged:
-        """Verify what is staged, give it the program's mode and owner, keep the program as previous, write the state.
+    def make_ready(self, release: Release, progress: Fraction = ignore) -> None:
+        """Verify a staged release and make it ready to be run. Raises as `prepare`."""
+        self._make_ready(release, self.staged_path(release.sha256), progress)
+        reach("made-ready")
+
+    def prepare(self, release: Release, running: Version, progress: Fraction = ignore) -> Update:
+        """Make a staged release ready to be swapped in, keep the program as a previous one, remember both.
 
         Raises:
             FailedHashVerificationError: it is not the release any more; it was removed.
+            UnsafeArchiveError: it cannot be unpacked.
             UnableToReadFileError, UnableToSetPermissionsError, UnableToWriteDownloadError, UnableToBackUpError,
                 UnableToWriteStateError: the program is untouched.
         """
-        path = self._staged(sha256)
-        try:
-            new, old = path.stat().st_size, self.executable.stat().st_size
-        except OSError as error:
-            raise UnableToReadFileError(path, error) from error
-        whole = new + 2 * old  # hash the new one, hash the old one, perhaps copy it
-        with self._verified(path, str(version), sha256, lambda done, _: progress(done, whole)) as file:
-            try:
-                _adopt(file.fileno(), self.executable.stat())
-            except OSError as error:
-                raise UnableToSetPermissionsError(path, error) from error
-            try:
-                os.fsync(file.fileno())
-            except OSError as error:  # what could not be written will not be reported again: do not trust it
-                with contextlib.suppress(OSError):
-                    path.unlink()
-                raise UnableToWriteDownloadError(path, error) from error
-        replaces = self.installed(lambda done, _: progress(new + done, whole))
-        try:
-            self._clone(self.executable, self.previous, lambda done: progress(new + old + done, whole))
-        except OSError as error:
-            raise UnableToBackUpError(self.previous, error) from error
-        staged = Staged(version, sha256, replaces)
-        save(self._state, staged)
-        return staged
+        self.make_ready(release, lambda done, total: progress(done, 2 * total))
+        program = Release(running, self.installed())
+        self._keep(program, lambda done, total: progress(total + done, 2 * total))
+        state = self.save(self.state().staged(release, program))
+        reach("staged")
+        self._tidy(state)
+        progress(1, 1)
+        assert state.update is not None
+        return state.update
 
-    def swap(self, staged: Staged) -> None:
-        """Put the staged release in the place of the program, by one rename; no error if another process just did.
+    def swap(self, update: Update, tries: int) -> bool:
+        """Order the swap and do it; return False if another process did already.
 
         Raises:
-            FailedHashVerificationError, UnableToReadFileError, UnableToSwapError: the program is untouched.
+            FailedHashVerificationError, UnableToReadFileError, UnableToSwapError, UnableToWriteStateError: the program
+                is untouched.
         """
-        path = self._staged(staged.sha256)
-        verdict = judge(staged, self.installed())
-        if verdict is Verdict.SWAPPED:
-            return
-        if verdict is Verdict.STALE:
-            raise UnableToSwapError(self.executable, "it was replaced by somebody else while the update waited")
-        with self._verified(path, str(staged.version), staged.sha256):
-            pass
+        installed = self.installed()
+        if installed == update.release.sha256:
+            return False
+        if installed != update.replaces.sha256:
+            raise UnableToSwapError(self.path, "it was replaced by somebody else while the update waited")
+        before = self.state()
+        if before.update is None or before.update.release != update.release:
+            raise UnableToSwapError(self.path, "the update was given up meanwhile")
+        self.save(before.armed(tries))
+        reach("armed")
         try:
-            os.replace(path, self.executable)
-        except OSError as error:
-            raise UnableToSwapError(self.executable, error) from error
-        try:
-            sync_folder(self.executable.parent)
-        except OSError as error:  # it is done all the same; a power cut might bring the old program back, no worse
-            _log.warning("the swap of %s may not be durable yet: %s", self.executable, error)
+            self._place(update.release)
+        except BaseException:
+            with contextlib.suppress(UnableToWriteStateError):  # then recovery finds that the swap did not happen
+                self.save(before)
+            raise
+        return True
 
-    def undo(self, staged: Staged) -> None:
-        """Put the previous program back, if it is still the one that was replaced, and forget what was staged.
+    def confirm(self) -> bool:
+        """Keep the release that is on trial for good; return whether one was. Raises `UnableToWriteStateError`."""
+        state = self.state()
+        if state.on_trial is None or self.installed() != state.on_trial.release.sha256:
+            return False
+        state = self.save(state.confirmed())
+        reach("confirmed")
+        self._tidy(state)
+        return True
+
+    def give_back(self, reason: str, *, failed: bool | None) -> State:
+        """Put the version before the swap back, and count why: it failed (True), or was ended from outside (False).
+
+        After too many of these the release is in quarantine, otherwise it waits for its next try. None counts as
+        neither: it was not even started. Nothing happens unless a swap was ordered.
 
         Raises:
-            FailedHashVerificationError, UnableToReadFileError, UnableToSwapError: the new program stays.
+            FailedHashVerificationError: the previous version is not what it was; the release stays where it is.
+            UnableToReadFileError, UnableToSwapError, UnableToWriteStateError: it can be tried again.
         """
-        if staged.replaces == staged.sha256:  # it was not swapped in by this process
-            return
-        with self._verified(self.previous, f"before {staged.version}", staged.replaces):
-            pass
-        try:
-            self._clone(self.previous, self.executable)
-        except OSError as error:
-            raise UnableToSwapError(self.executable, error) from error
-        self.forget()
-
-    def _staged(self, sha256: str) -> Path:
-        return self.folder / f"staged-{sha256}"
-
-    def _clone(self, source: Path, target: Path, progress: Progress = lambda done: None) -> None:
-        """Make ``target`` the same file as ``source``, or a copy where there are no hard links, by one rename."""
-        draft = self.folder / ".draft"
-        draft.unlink(missing_ok=True)
-        try:
+        state = self.state()
+        if state.update is None or state.update.phase is Phase.STAGED:
+            return state
+        if state.update.phase is Phase.ARMED:
+            state = state.returning(reason, failed=failed)
             try:
-                os.link(source, draft)
-            except OSError:
-                _copy(source, draft, progress)
-            os.replace(draft, target)
-        finally:  # it is still there if this failed, or if the two were one file before: then a rename does nothing
-            with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
-        sync_folder(target.parent)
+                self.save(state)
+            except UnableToWriteStateError as error:  # a full disk: what runs is more important than the count
+                _log.warning("%s", error)
+            reach("returning")
+        return self._return(state)
 
-    def _clean(self, keep: str) -> None:
-        """Remove what is staged of other releases, and drafts that a crash left, as far as possible."""
-        with contextlib.suppress(OSError):
-            for path in self.folder.iterdir():
-                if path.name.startswith(("staged-", ".")) and not (keep and path.name.startswith(f"staged-{keep}")):
-                    with contextlib.suppress(OSError):
-                        path.unlink()
+    def recall(self) -> Release:
+        """Go back to the previous version by hand; the one that is given up goes into quarantine.
 
-    @contextlib.contextmanager
-    def _verified(
-        self, path: Path, version: str, sha256: str, progress: Fraction = lambda done, total: None
-    ) -> Iterator[FileIO]:
-        """Open a file whose hash is right; one whose hash is wrong is removed."""
-        try:
-            file = FileIO(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)))
-        except OSError as error:
-            raise UnableToReadFileError(path, error) from error
-        with file:
-            try:
-                found = self._hash(file, progress)
-            except OSError as error:
-                raise UnableToReadFileError(path, error) from error
-            if found != sha256:
-                with contextlib.suppress(OSError):
-                    path.unlink()
-                raise FailedHashVerificationError(version, expected=sha256, found=found)
-            yield file
+        Returns:
+            The version that is in place now.
 
-    def _hash(self, file: FileIO, progress: Fraction) -> str:
-        """Return the hash of a file; one that was hashed before, and was not written to since, is not read again."""
-        before = os.fstat(file.fileno())
-        known = self._hashes.get(_identity(before))
-        if known is not None:
-            return known
-        found = hash_file(file, lambda done: progress(done, before.st_size))
-        if _identity(os.fstat(file.fileno())) == _identity(before):
-            self._hashes[_identity(before)] = found
-        return found
+        Raises:
+            NoPreviousVersionError: none was kept.
+            UpdateInProgressError: one is on trial.
+            FailedHashVerificationError, FileOperationError: as `give_back`.
+        """
+        state = self.recover()
+        if state.update is not None and state.update.phase is not Phase.STAGED:
+            raise UpdateInProgressError(
+                f"{self.path}: version {state.update.release.version} is on trial: it is confirmed or taken back soon"
+            )
+        if state.good is None or state.previous is None or self.installed() != state.good.sha256:
+            raise NoPreviousVersionError(self.path)
+        self.save(state.recalled())
+        self.give_back("was taken back by hand", failed=True)
+        return state.previous
 
-    def _make_folder(self) -> None:
-        """Create the folder if it is not there; refuse one that another user could write to."""
-        try:
-            with contextlib.suppress(FileExistsError):
-                self.folder.mkdir(mode=0o700)
-                sync_folder(self.folder.parent)
-            found = self.folder.lstat()
-        except OSError as error:
-            raise UnableToCreateFolderError(self.folder, error) from error
-        if not stat.S_ISDIR(found.st_mode):
-            raise UnableToCreateFolderError(self.folder, "it is there, but is not a folder")
-        if os.name == "posix" and (found.st_uid != os.geteuid() or found.st_mode & 0o022):
-            raise UnableToCreateFolderError(self.folder, "it belongs to, or can be changed by, another user")
+    def forget(self) -> State:
+        """Remember that no update is on its way, and remove what was staged. Raises `UnableToWriteStateError`."""
+        state = self.save(replace(self.state(), update=None))
+        self._tidy(state)
+        return state
+
+    def _return(self, state: State) -> State:
+        update = state.update
+        assert update is not None
+        if self.installed() == update.release.sha256:
+            self._put_back(update.replaces)
+        return self._returned(state)
+
+    def _returned(self, state: State) -> State:
+        state = self.save(state.returned())
+        reach("returned")
+        self._tidy(state)
+        return state
+
+    def _tidy(self, state: State, downloads: frozenset[str] | set[str] = frozenset()) -> None:
+        update = state.update
+        kept = [state.good, state.previous, *((update.release, update.replaces) if update else ())]
+        self._clean(
+            ready={update.release.sha256} if update else set(),
+            previous={each.sha256 for each in kept if each is not None},
+            downloads=set(downloads) | ({update.release.sha256} if update else set()),
+        )
+        reach("cleaned")
 
 
-def _identity(found: os.stat_result) -> _Identity:
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-
-
-def _adopt(descriptor: int, program: os.stat_result) -> None:
-    """Give a file the owner, group and mode of the program, and let everybody start it who may read it."""
-    if os.name != "posix":  # pragma: no cover - Windows keeps the access list of the folder
-        return
-    found = os.fstat(descriptor)
-    if (found.st_uid, found.st_gid) != (program.st_uid, program.st_gid):
-        os.fchown(descriptor, program.st_uid, program.st_gid)
-    mode = stat.S_IMODE(program.st_mode)
-    os.fchmod(descriptor, mode | (mode & 0o444) >> 2)
-
-
-def _copy(source: Path, target: Path, progress: Progress) -> None:
-    with FileIO(source) as old, FileIO(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
-        done = 0
-        while block := old.read(BLOCK):
-            rest = memoryview(block)
-            while rest:
-                rest = rest[new.write(rest) :]
-            done += len(block)
-            progress(done)
-        _adopt(new.fileno(), os.fstat(old.fileno()))
-        os.fsync(new.fileno())
+@contextlib.contextmanager
+def as_error(error: type[FileOperationError], path: Path) -> Iterator[None]:
+    """Turn the operating system's error into ours."""
+    try:
+        yield
+    except OSError as cause:
+        raise error(path, cause) from cause

@@ -68,7 +68,7 @@ def exec_restart(launch: Launch) -> None:
     _check(launch)
     _flush()
     with _directory_of(launch), _no_alarms(), _signals_blocked_as(launch):
-        os.execve(launch.program, launch.arguments, _environment())
+        os.execve(launch.program, launch.arguments, environment())
 
 
 def spawn_restart(launch: Launch) -> None:
@@ -76,7 +76,7 @@ def spawn_restart(launch: Launch) -> None:
     _check(launch)
     _flush()
     with _signals_blocked_as(launch):
-        subprocess.Popen(launch.arguments, executable=launch.program, cwd=launch.directory, env=_environment())
+        subprocess.Popen(launch.arguments, executable=launch.program, cwd=launch.directory, env=environment())
     os._exit(0)
 
 
@@ -96,17 +96,22 @@ def gunicorn_restart(launch: Launch) -> None:
         OSError: this is no worker of gunicorn, or its application was loaded before the fork (``preload_app``), so
             that new workers would get the old code.
     """
+    os.kill(gunicorn_master(launch), signal.SIGHUP)
+
+
+def gunicorn_master(launch: Launch) -> int:
+    """Return the PID of the gunicorn master that can reload this worker. Raises as `gunicorn_restart`."""
     # The master's handler of a signal that workers do not handle in their own way: they inherit it, and the master with
     # it. The parent alone says nothing: that of the master is a shell or the system's first process.
     arbiter = getattr(signal.getsignal(signal.SIGTTIN), "__self__", None)
-    master = getattr(arbiter, "pid", None)
+    master: int | None = getattr(arbiter, "pid", None)
     if master is None:
         raise OSError("this process is no worker of gunicorn")
     if os.getpid() == master or os.getpid() != launch.pid:
         raise OSError("the application was loaded before the fork: gunicorn reloads it only without preload_app")
     if master != os.getppid():
         raise OSError("the gunicorn master of this worker has ended")
-    os.kill(master, signal.SIGHUP)
+    return master
 
 
 def default_restarter() -> Restarter:
@@ -148,6 +153,21 @@ def remove_left_behind() -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink()
+
+
+def is_supervised(pid: int) -> bool:
+    """Return whether systemd or supervisord is known to start a process again when it ends."""
+    family = {str(pid), *(str(os.getppid()) for _ in range(1) if getattr(sys, "frozen", False))}
+    return os.environ.get("SYSTEMD_EXEC_PID") in family or "SUPERVISOR_ENABLED" in os.environ
+
+
+def release_is_at_fault(error: BaseException, launch: Launch) -> bool:
+    """Return whether a restart failed because what was to be started is no program that this system can run."""
+    if not isinstance(error, OSError):
+        return False
+    return error.errno in (errno.ENOEXEC, errno.ELIBBAD) or (
+        error.errno == errno.ENOENT and error.filename == launch.program and os.path.exists(launch.program)
+    )
 
 
 def _check(launch: Launch) -> None:
@@ -202,7 +222,8 @@ def _no_alarms() -> Iterator[None]:
             signal.setitimer(timer, delay, interval)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return the environment that a program which is started anew gets: that of this one, without what is its own."""
     environment = dict(os.environ)
     if getattr(sys, "frozen", False):
         # Without this the bootloader takes the new program for a child of the old one and uses its unpacked files.

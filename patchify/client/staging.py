@@ -6,17 +6,21 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 from io import FileIO
 from pathlib import Path
 
+from patchify.client.points import reach
 from patchify.errors import (
     FailedHashVerificationError,
+    NotEnoughSpaceError,
     UnableToCreateDownloadError,
     UnableToReadFileError,
     UnableToWriteDownloadError,
 )
 from patchify.files import BLOCK, Progress, sync_folder
 
+_MARGIN = 1024 * 1024  # bytes, for what is written beside the release
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -42,6 +46,13 @@ class PartFile:
                 raise
         except OSError as error:
             raise UnableToCreateDownloadError(path, error) from error
+
+    def reserve(self, total: int) -> None:
+        """See whether a release of so many bytes fits. Raises `NotEnoughSpaceError`."""
+        free = _free(self._path.parent)
+        needed = total - self.size + _MARGIN
+        if free is not None and free < needed:
+            raise NotEnoughSpaceError(self._path, needed=needed, free=free)
 
     def take_up(self, progress: Progress) -> None:
         """Hash what is there from an earlier attempt, if that was not done. Raises `UnableToReadFileError`."""
@@ -94,10 +105,13 @@ class PartFile:
             self.discard()
             raise FailedHashVerificationError(version, expected=sha256, found=found)
         try:
+            reach("downloaded")
             os.fsync(self._file.fileno())
+            reach("download-synced")
             self._file.close()  # Windows renames no open file
             os.replace(self._path, target)
             sync_folder(target.parent)
+            reach("download-named")
         except OSError as error:
             self.discard()
             with contextlib.suppress(OSError):
@@ -114,3 +128,10 @@ class PartFile:
         """Close the file; what is there is kept."""
         with contextlib.suppress(OSError):
             self._file.close()
+
+
+def _free(folder: Path) -> int | None:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:  # some file systems do not say; the download itself will
+        return None

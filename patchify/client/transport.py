@@ -56,6 +56,9 @@ class Part(Protocol):
 
     size: int
 
+    def reserve(self, total: int) -> None:
+        """See whether so many bytes fit. Raises a `FileOperationError`."""
+
     def take_up(self, progress: Callable[[int], None]) -> None:
         """Read what is there from an earlier attempt. Raises a `FileOperationError`."""
 
@@ -170,6 +173,7 @@ class Transport:
             total = download.begin(response, length)
             if total > limit:
                 raise TooMuchDataError(response.url, limit, "the largest release allowed (max_release)")
+            download.reserve(total)
             for block in self._blocks(response, length, deadline):
                 download.add(block, total)
 
@@ -291,6 +295,10 @@ class _Download:
         total = self._part.size + length
         self._part.take_up(lambda done: self._progress(done, total))
         return total
+
+    def reserve(self, total: int) -> None:
+        """See whether the whole of it fits, before more of it arrives."""
+        self._part.reserve(total)
 
     def add(self, block: bytes, total: int) -> None:
         """Append what arrived."""

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 from weakref import WeakSet
@@ -24,19 +23,28 @@ from semver import Version
 from patchify import signals
 from patchify.client.actions import Actions
 from patchify.client.config import Config
-from patchify.client.installer import FileInstaller, Fraction, Installer
+from patchify.client.guardian import LAUNCHER, Guarded, Handover, guard, is_watching
+from patchify.client.installer import Fraction, Installer
+from patchify.client.kinds import installer_for
 from patchify.client.notifier import Handler, Notifier
 from patchify.client.polling import Poller
 from patchify.client.restarter import (
     Launch,
     Restarter,
     default_restarter,
+    exec_restart,
+    exit_restart,
+    gunicorn_master,
+    gunicorn_restart,
+    is_supervised,
+    release_is_at_fault,
     remove_left_behind,
-    running_executable,
 )
-from patchify.client.state import Staged
+from patchify.client.smoke import smoke_test
+from patchify.client.state import Phase, Release, Update
 from patchify.client.status import Checking, Downloading, Idle, Installing, PendingRestart, Restarting, Status
 from patchify.client.transport import Transport
+from patchify.client.trial import Trial
 from patchify.client.trust import PinnedKey
 from patchify.errors import (
     ActionDeniedError,
@@ -45,6 +53,8 @@ from patchify.errors import (
     FailedHashVerificationError,
     NothingStagedError,
     PatchifyError,
+    QuarantinedError,
+    SmokeTestError,
     UnableToRestartError,
     UpdateInProgressError,
     WrongVersionError,
@@ -52,6 +62,7 @@ from patchify.errors import (
 
 _log = logging.getLogger(__name__)
 
+_STOCK_PATIENCE = 10.0  # seconds that the look at where the installation stands waits for another process
 _SWAP_PATIENCE = 60.0  # seconds that a restart waits for another process to finish its download
 _RESTART_PATIENCE = 300.0  # seconds after which a restart that was left to other hands counts as failed
 _GRACE = 0.25  # seconds between the last critical action and the restart, in which a program that ends can say so
@@ -88,7 +99,7 @@ class Updater:
         self.config = config
         self._launch = Launch.current()
         self._restarter = restarter or default_restarter()
-        self._installer = installer or FileInstaller(Path(config.executable or running_executable()))
+        self._installer = installer or installer_for(config.executable)
         self._started_from = self._installer.identity()
         self._given_transport = transport
         self._trust = PinnedKey(config.verifying_key)
@@ -105,9 +116,10 @@ class Updater:
         self._status_lock = threading.Lock()
         self._status: Status = Idle()
         self._available: Version | None = None
-        self._staged: Staged | None = None
+        self._staged: Update | None = None
         self._poller: Poller | None = None
         self._alarm: threading.Timer | None = None
+        self._trial = Trial(self.config, self._installer, self._tell_of_confirmation)
         self._failures = 0
         self._starting = True  # until the first tick
         self._first = True  # until the first tick as the elected one
@@ -131,7 +143,12 @@ class Updater:
     @property
     def staged(self) -> Version | None:
         """The version that is verified and waits for a restart, or None."""
-        return self._staged.version if self._staged else None
+        return self._staged.release.version if self._staged else None
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether the version that runs is on trial: not yet confirmed, and to be taken back if it never is."""
+        return self._trial.running
 
     def subscribe(self, handler: Handler) -> Handler:
         """Call ``handler`` with every new status; return it, so that this can be a decorator.
@@ -182,6 +199,14 @@ class Updater:
         finally:
             self.deregister_action(reason)
 
+    def confirm(self) -> bool:
+        """Keep the version that runs for good, as the host has found it to be well; return whether it was on trial.
+
+        Raises:
+            UpdateInProgressError, UnableToWriteStateError: it can be tried again.
+        """
+        return self._trial.confirm()
+
     # Life -------------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -199,6 +224,8 @@ class Updater:
         with self._status_lock:
             if self._poller is not None:
                 return
+            if self._installer.state().on_trial is not None:
+                self._trial.listen()
             interval = self.config.check_interval
             self._poller = Poller(self._elected_tick, interval.total_seconds() if interval else None)
         self._poller.start()
@@ -206,8 +233,13 @@ class Updater:
     def close(self) -> None:
         """Stop: no more checks, a download is broken off (and resumed another time), a pending restart is given up.
 
-        Returns after a few seconds at the latest. Calling it twice is harmless.
+        A program on trial that closes its updater counts as ended in good order. Returns after a few seconds at the
+        latest. Calling it twice is harmless.
         """
+        self._close(orderly=True)
+
+    def _close(self, *, orderly: bool) -> None:
+        self._trial.close(orderly=orderly and not self._closing.is_set())
         self._closing.set()
         self._transport.close()
         if self._poller is not None:
@@ -229,7 +261,10 @@ class Updater:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        failed = kind is not None and not (
+            issubclass(kind, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in (None, 0))
+        )
+        self._close(orderly=not failed)
 
     # Operations -------------------------------------------------------------------------------------------------------
 
@@ -247,7 +282,7 @@ class Updater:
         """Check unless that was done, then download the newer version and verify it. Raises as `check`."""
         with self._operation():
             target = self._download()
-            return target[0] if target else None
+            return target.version if target else None
 
     def install(self) -> Version | None:
         """Download unless that was done, then make the newer version ready to be swapped in. Raises as `check`."""
@@ -265,7 +300,7 @@ class Updater:
             PatchifyError: as `check`; if the new version could not be started, the old one was put back.
         """
         with self._operation():
-            self._staged = self._staged or self._installer.recover()
+            self._staged = self._staged or self._waiting()
             if self._staged is None:
                 raise NothingStagedError
             return self._restart(self._staged)
@@ -295,14 +330,16 @@ class Updater:
         if self._closing.is_set():
             return
         starting, self._starting = self._starting, False
+        if starting:
+            self._take_stock()
         if not self._installer.elect():
             if self._installer.identity() != self._started_from:  # the elected one has updated it: this one follows
-                self._as_configured()
+                self._follow()
             elif starting and self.config.check_on_startup:  # what the elected one does is enough; its host may ask
                 self.check()
             return
         first, self._first = self._first, False
-        if first:
+        if first and self.config.automatic == "restart":
             self._finish_staged()
         if not first or self.config.check_on_startup:
             self._as_configured()
@@ -311,19 +348,65 @@ class Updater:
         if isinstance(self.status, PendingRestart | Restarting):
             return
         self._available = None
+        if self._installer.state().on_trial is not None:  # nothing goes further until that is decided
+            self.check()
+            return
         {"check": self.check, "download": self.download, "stage": self.install, "restart": self.update}[
             self.config.automatic
         ]()
 
+    def _take_stock(self) -> None:
+        """Find out how the last update went, in the first iteration of every process: tell of it, or be on trial."""
+        state = self._installer.state()
+        if state.update is None and state.untold is None:
+            return
+        with self._operation(_STOCK_PATIENCE):
+            state = self._installer.recover()
+            if state.untold is not None:
+                bad = state.untold
+                _log.error("version %s was rolled back: it %s", bad.release.version, bad.reason)
+                self._tell_of_bad(bad.release, bad.reason)
+            if state.on_trial is not None:
+                self._begin_trial(state.on_trial)
+
+    def _begin_trial(self, update: Update) -> None:
+        version = update.release.version
+        _log.info("version %s is on trial", version)
+        problem = ""
+        if str(version) != str(self.config.version):
+            problem = str(WrongVersionError(released=str(version), running=str(self.config.current)))
+            _log.error("%s", problem)
+        if update.process is None and not is_watching(self._installer):  # the machine was started anew, perhaps
+            with self._guard(self._launch, pid=os.getpid(), handover="same") as guarded:
+                guarded.release()
+        self._trial.begin(problem)
+
+    def _waiting(self) -> Update | None:
+        """Return the release that an earlier process has left ready, if it is of use."""
+        update = self._installer.recover().update
+        if update is None or update.phase is not Phase.STAGED or not self._installer.is_staged(update.release.sha256):
+            return None
+        if update.release.version <= self.config.current:
+            self._installer.forget()
+            return None
+        return update
+
     def _finish_staged(self) -> None:
         """Go on where an earlier process ended while a release was waiting."""
+        if self._installer.state().update is None:
+            return
         with self._operation():
-            self._staged = self._installer.recover()
-            if self._staged is not None and self._staged.version <= self.config.current:
-                self._installer.forget()
-                self._staged = None
-            if self._staged is not None and self.config.automatic == "restart":
+            self._staged = self._waiting()
+            if self._staged is not None:
                 self._restart(self._staged)
+
+    def _follow(self) -> None:
+        """Become what another process has put in place, once that is decided."""
+        with self._operation():
+            state = self._installer.recover()
+            good = state.good
+            if state.on_trial is None and good is not None and self._installer.installed() == good.sha256:
+                self._restart(Update(good, good))
 
     def _guarded(self, step: Callable[[], object]) -> float:
         try:
@@ -351,7 +434,7 @@ class Updater:
     # The steps, in their order ----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _operation(self) -> Iterator[None]:
+    def _operation(self, patience: float = 0) -> Iterator[None]:
         """Let one operation run; afterwards, whatever happened, the status is `Idle` unless a restart is coming."""
         self._refuse_if_closed()
         if not self._busy.acquire(blocking=False):
@@ -359,7 +442,7 @@ class Updater:
         try:
             if not isinstance(self.status, Idle):
                 raise UpdateInProgressError(f"this updater is busy: {self.status}")
-            with self._standing_down(), self._installer.lock():
+            with self._standing_down(), self._installer.lock(patience):
                 yield
         finally:
             self._busy.release()
@@ -379,6 +462,7 @@ class Updater:
         except BaseException as error:
             self._available = None
             if isinstance(error, PatchifyError):
+                self._installer.note(str(error))
                 self._notifier.announce(signals.update_failed, error=error)
             self._stand_down()
             raise
@@ -394,66 +478,100 @@ class Updater:
     def _check(self) -> Version | None:
         self._become(Checking())
         version = self._trust.latest(self._transport.latest())
-        self._available = version if version > self.config.current else None
-        if self._available is None:
-            _log.info("version %s is the newest there is", self.config.current)
-        else:
+        bad = self._quarantined(version)
+        self._available = version if version > self.config.current and bad is None else None
+        if self._available is not None:
             _log.info("version %s is available", version)
             self._notifier.announce(signals.update_available, version=version)
+        elif bad is not None:
+            _log.info("version %s is in quarantine: it %s", version, bad)
+        else:
+            _log.info("version %s is the newest there is", self.config.current)
+        self._installer.note("")
         return self._available
 
-    def _download(self) -> tuple[Version, str] | None:
-        """Bring the newest version here, unless it is; return it and its hash, None if there is nothing newer."""
+    def _quarantined(self, version: Version) -> str | None:
+        """Return why the release of this version is in quarantine; the same version with other bytes is not."""
+        state = self._installer.state()
+        if not any(str(bad.release.version) == str(version) for bad in state.bad):
+            return None
+        bad = state.quarantined(self._trust.sha256(self._transport.hash(str(version)), version))
+        return None if bad is None else bad.reason
+
+    def _download(self) -> Release | None:
+        """Bring the newest version here, unless it is; return it, None if there is nothing newer."""
+        trial = self._installer.state().on_trial
+        if trial is not None:
+            raise UpdateInProgressError(f"version {trial.release.version} is on trial: it has to be confirmed first")
         version = self._available or self._check()
         if version is None:
             return None
-        sha256 = self._trust.sha256(self._transport.hash(str(version)), version)
-        if self._installer.installed() == sha256:
+        release = Release(version, self._trust.sha256(self._transport.hash(str(version)), version))
+        bad = self._installer.state().quarantined(release.sha256)
+        if bad is not None:
+            raise QuarantinedError(str(version), bad.reason)
+        if self._installer.installed() == release.sha256:
             if self._installer.identity() == self._started_from:
                 raise WrongVersionError(released=str(version), running=str(self.config.current))
             _log.info("version %s was already put in place by another process", version)
-            self._staged = Staged(version, sha256, replaces=sha256)
-        elif not self._installer.is_staged(sha256):
+            self._staged = Update(release, release)
+        elif not self._installer.is_staged(release.sha256):
             try:
-                self._fetch(version, sha256)
+                self._fetch(release)
             except FailedHashVerificationError as error:
                 # It may have gone on from a beginning that was damaged. Once, from the start, shows whose fault it is.
                 _log.warning("%s; downloading it once more", error)
-                self._fetch(version, sha256)
-        return version, sha256
+                self._fetch(release)
+        return release
 
-    def _fetch(self, version: Version, sha256: str) -> None:
+    def _fetch(self, release: Release) -> None:
+        version = release.version
         progress = self._progress(lambda percent: Downloading(version, percent))
         self._become(Downloading(version, 0))
         self._staged = None  # whatever it was, it is not there any more
-        part = self._installer.part(sha256)
+        part = self._installer.part(release.sha256)
         try:
-            self._transport.release(str(version), sha256, part, progress)
-            self._installer.stage(version, part, sha256)
+            self._transport.release(str(version), release.sha256, part, progress)
+            self._installer.stage(version, part, release.sha256)
         finally:
             part.close()
 
     def _stage(self) -> Version | None:
         """Make the newest version ready to be swapped in."""
-        target = self._download()
-        if target is None:
+        release = self._download()
+        if release is None:
             return None
-        version, sha256 = target
-        if self._staged is None or self._staged.sha256 != sha256:
-            self._become(Installing(version))
-            progress = self._progress(lambda percent: Installing(version, percent))
-            self._staged = self._installer.prepare(version, sha256, progress)
-            _log.info("version %s is staged", version)
-        return version
+        if self._staged is None or self._staged.release != release:
+            self._become(Installing(release.version))
+            progress = self._progress(lambda percent: Installing(release.version, percent))
+            self._smoke_test(release, progress)
+            self._staged = self._installer.prepare(release, self.config.current, progress)
+            _log.info("version %s is staged", release.version)
+        return release.version
 
-    def _restart(self, staged: Staged) -> bool:
+    def _smoke_test(self, release: Release, progress: Fraction) -> None:
+        """Run the release as configured, while nothing was touched; one that fails goes into quarantine."""
+        if self.config.smoke_test is None:
+            return
+        self._installer.make_ready(release, progress)
+        command = self._installer.trial_launch(self._launch, release, tuple(self.config.smoke_test))
+        try:
+            smoke_test(command, str(release.version), self.config.smoke_timeout.total_seconds())
+        except SmokeTestError as error:
+            reason = f"failed its smoke test: {error.problem}"
+            self._installer.quarantine(release, reason)
+            self._tell_of_bad(release, reason)
+            raise
+
+    def _restart(self, update: Update) -> bool:
         self._refuse_if_closed()
         if self._actions.shut():
-            self._swap_and_restart(staged)
+            self._swap_and_restart(update)
             return True
+        version = update.release.version
         actions, reasons = self._actions.running()
-        _log.info("version %s waits for %d critical actions: %s", staged.version, actions, ", ".join(reasons))
-        self._become(PendingRestart(staged.version, actions, reasons, datetime.now(UTC)))
+        _log.info("version %s waits for %d critical actions: %s", version, actions, ", ".join(reasons))
+        self._become(PendingRestart(version, actions, reasons, datetime.now(UTC)))
         self._show_wait()  # one may have ended before the status said that it is waited for
         if self.config.restart_wait_ceiling is not None:
             self._set_alarm(self._tell_of_long_wait, self.config.restart_wait_ceiling.total_seconds())
@@ -484,22 +602,60 @@ class Updater:
             except Exception:
                 _log.exception("a restart failed unexpectedly")
 
-    def _swap_and_restart(self, staged: Staged) -> None:
+    def _swap_and_restart(self, update: Update) -> None:
         """Do what cannot be interrupted: the gate is shut, nothing critical runs."""
         self._refuse_if_closed()
         self._staged = None
-        self._become(Restarting(staged.version))
+        self._become(Restarting(update.release.version))
         self._refuse_if_closed()  # that may have taken a moment
-        self._installer.swap(staged)
-        _log.info("restarting as version %s", staged.version)
-        try:
-            self._restarter(self._launch)
-        except Exception as error:
-            self._installer.undo(staged)
-            raise UnableToRestartError(
-                self._launch.program, error if isinstance(error, OSError) else repr(error)
-            ) from error
+        launch = self._installer.launch(self._launch)
+        with self._guarding(update) as guarded:
+            swapped = self._installer.swap(update, self.config.trial_tries)
+            _log.info("restarting as version %s", update.release.version)
+            try:
+                self._restarter(launch)
+            except Exception as error:
+                cause = error if isinstance(error, OSError) else repr(error)
+                if swapped:
+                    failed = True if release_is_at_fault(error, launch) else None
+                    self._installer.give_back(f"cannot be started: {cause}", failed=failed)
+                raise UnableToRestartError(launch.program, cause) from error
+            if guarded is not None:
+                guarded.release()
         self._set_alarm(self._tell_of_no_restart, _RESTART_PATIENCE)
+
+    @contextlib.contextmanager
+    def _guarding(self, update: Update) -> Iterator[Guarded | None]:
+        """Have a guardian ready, if there is to be one; it ends if the swap is not made."""
+        if update.replaces == update.release or not self.config.guardian or LAUNCHER in os.environ:
+            yield None
+            return
+        handover: Handover = "same" if self._restarter is exec_restart else "other"
+        pid = os.getpid()
+        if self._restarter is gunicorn_restart:
+            with contextlib.suppress(OSError):  # the restart will say what is wrong
+                handover, pid = "gunicorn", gunicorn_master(self._launch)
+        with self._guard(self._launch, pid=pid, handover=handover) as guarded:
+            yield guarded
+
+    @contextlib.contextmanager
+    def _guard(self, launch: Launch, *, pid: int, handover: Handover) -> Iterator[Guarded]:
+        supervised = self.config.supervised
+        if supervised is None:
+            supervised = self._restarter is exit_restart or is_supervised(pid)
+        guarded = guard(
+            self._installer,
+            launch,
+            handover=handover,
+            pid=pid,
+            supervised=supervised,
+            patience=self.config.trial_timeout.total_seconds(),
+        )
+        try:
+            yield guarded
+        except BaseException:
+            guarded.dismiss()
+            raise
 
     # What is shown ----------------------------------------------------------------------------------------------------
 
@@ -552,6 +708,14 @@ class Updater:
         if isinstance(status, PendingRestart):
             _log.warning("%s: waiting for %d critical actions since %s", status, status.actions, status.since)
             self._notifier.announce(signals.wait_grew_long, status=status)
+
+    def _tell_of_confirmation(self) -> None:
+        _log.info("version %s is confirmed", self.config.current)
+        self._notifier.announce(signals.update_confirmed, version=self.config.current)
+
+    def _tell_of_bad(self, release: Release, reason: str) -> None:
+        self._notifier.announce(signals.rolled_back, version=release.version, sha256=release.sha256, reason=reason)
+        self._installer.told()
 
     def _tell_of_no_restart(self) -> None:
         error = UnableToRestartError(self._launch.program, f"this process still runs after {_RESTART_PATIENCE:g} s")

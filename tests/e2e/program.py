@@ -72,6 +72,9 @@ def main() -> None:
             check_on_startup=True,
             check_interval=timedelta(seconds=1),
             retries=0,
+            trial_period=timedelta(seconds=TOLD.get("trial_period", 0.3)),
+            trial_timeout=timedelta(seconds=TOLD.get("trial_timeout", 60)),
+            trial_tries=TOLD.get("trial_tries", 1),
         )
     )
     updater.subscribe(show)

@@ -1,0 +1,271 @@
+"""A program that is a folder of files: PyInstaller one-folder, a Python or Node tree. Its releases are tar archives.
+
+``app``, as the user knows it, is a symbolic link to one of the folders in ``.app.patchify/versions``, and another one
+is made current by replacing the link. A program that was a plain folder before its first update becomes such a link by
+exchanging the two in one step, which Linux can do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import shutil
+from dataclasses import replace
+from io import FileIO
+from pathlib import Path
+
+from patchify.client import manifest
+from patchify.client.archive import unpack
+from patchify.client.installer import Fraction, Installer, as_error, ignore
+from patchify.client.points import reach
+from patchify.client.restarter import Launch
+from patchify.client.state import Release
+from patchify.errors import (
+    DamagedVersionError,
+    FailedHashVerificationError,
+    UnableToBackUpError,
+    UnableToReadFileError,
+    UnableToSwapError,
+    UnableToUnpackError,
+)
+from patchify.files import hash_file, sync_folder, write_durably
+
+VERSIONS = "versions"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+
+
+class FolderInstaller(Installer):
+    """Replaces a folder of files.
+
+    Args:
+        path: The folder, or the symbolic link to it, that the user starts the program from.
+        max_ratio: How many times larger than the archive its content may be.
+        max_unpacked: MiB; the largest content.
+    """
+
+    def __init__(self, path: Path, *, max_ratio: int = 200, max_unpacked: int = 16384) -> None:
+        super().__init__(Path(os.path.abspath(path)))
+        self.versions = self.folder / VERSIONS
+        self._real = os.path.realpath(self.path)  # where the running version is, whatever becomes current
+        self._max_ratio = max_ratio
+        self._max_unpacked = max_unpacked * 1024 * 1024
+
+    def identity(self) -> object:
+        """Return what tells one link or folder at the program's path from another; None if there is none."""
+        try:
+            found = self.path.lstat()
+        except OSError:
+            return None
+        return (found.st_dev, found.st_ino, self._target())
+
+    def installed(self, progress: Fraction = ignore) -> str:
+        """Return the hash of the release that is current; of a folder that is no release of ours, a hash that names it.
+
+        Raises:
+            UnableToReadFileError: there is no folder.
+        """
+        with as_error(UnableToReadFileError, self.path):
+            target = self._target()
+            if target is not None and target.parent == self.versions:
+                os.stat(self.path)  # it must be there
+                return target.name.rpartition("-")[2]
+            found = os.stat(self.path)
+            os.listdir(self.path)  # and a folder
+        return hashlib.sha256(f"folder {found.st_ino}".encode()).hexdigest()
+
+    def launch(self, launch: Launch) -> Launch:
+        """Return how to start what is current: a frozen program knows itself by the path of its version."""
+        return replace(
+            launch,
+            program=self._below(launch.program, self.path),
+            arguments=tuple(self._below(each, self.path) for each in launch.arguments),
+            script=self._below(launch.script, self.path),
+        )
+
+    def trial_launch(self, launch: Launch, release: Release, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the command that runs the unpacked release with other arguments."""
+        folder = self.version_path(release)
+        if launch.script:
+            options = launch.arguments[: launch.arguments.index(launch.script)]
+            script = os.path.join(launch.directory, launch.script)
+            return (*options, self._below(script, folder), *arguments)
+        return (self._below(launch.program, folder), *arguments)
+
+    def kept(self, path: str) -> str:
+        """Return where a file of the version that runs is to be found whatever becomes current."""
+        return os.path.realpath(path) if self._below(path, self.path) != path else path
+
+    def is_staged(self, sha256: str) -> bool:
+        """Return whether this release is there, as an archive or unpacked. Raises `UnableToReadFileError`."""
+        with as_error(UnableToReadFileError, self.versions):
+            unpacked = self.versions.is_dir() and any(
+                path.name.endswith(f"-{sha256}.manifest") for path in self.versions.iterdir()
+            )
+        return unpacked or super().is_staged(sha256)
+
+    def version_path(self, release: Release) -> Path:
+        """Return the folder that a version is unpacked to."""
+        return self.versions / f"{release.version}-{release.sha256}"
+
+    def _make_ready(self, release: Release, staged: Path, progress: Fraction) -> None:
+        folder = self.version_path(release)
+        if folder.is_dir() and not folder.is_symlink():
+            self._verify(folder, release, progress)
+            return
+        with as_error(UnableToReadFileError, staged), FileIO(staged) as archive:
+            size = os.fstat(archive.fileno()).st_size
+            found = hash_file(archive, lambda done: progress(done, 2 * size))
+            if found != release.sha256:
+                with contextlib.suppress(OSError):
+                    staged.unlink()
+                raise FailedHashVerificationError(str(release.version), expected=release.sha256, found=found)
+            self._unpack(archive, folder, min(self._max_unpacked, size * self._max_ratio + 1024 * 1024))
+        with contextlib.suppress(OSError):
+            staged.unlink()
+
+    def _unpack(self, archive: FileIO, folder: Path, max_bytes: int) -> None:
+        draft = self.versions / ".unpacking"
+        with as_error(UnableToUnpackError, folder):
+            _remove(draft)
+            self.versions.mkdir(exist_ok=True)
+            sync_folder(self.folder)
+            archive.seek(0)
+            unpack(archive, draft, max_bytes=max_bytes, progress=lambda done: None)
+            reach("unpacked")
+            os.replace(draft, folder)  # without a manifest it does not count yet
+            self._describe(folder, folder)
+            reach("described")
+
+    def _describe(self, folder: Path, name: Path) -> None:
+        write_durably(_manifest_of(name), manifest.describe(folder, lambda done: None))
+
+    def _keep(self, program: Release, progress: Fraction) -> None:
+        kept = self.version_path(program)
+        if self._target() == kept:
+            return
+        with as_error(UnableToBackUpError, kept):
+            self.versions.mkdir(exist_ok=True)
+            sync_folder(self.folder)
+            real = Path(os.path.realpath(self.path))
+            self._describe(real, kept)
+            if self.path.is_symlink():  # to a folder of the user's: it stays where it is
+                self._link(str(real), kept)
+            reach("backup-named")
+
+    def _place(self, release: Release) -> None:
+        folder = self.version_path(release)
+        self._verify(folder, release)
+        with as_error(UnableToSwapError, self.path):
+            if self.path.is_symlink():
+                self._link(self._link_text(folder), self.path, ("placing", "placed"))
+            else:
+                self._exchange(folder)
+        reach("place-synced")
+
+    def _put_back(self, program: Release) -> None:
+        folder = self.version_path(program)
+        self._verify(folder, program)
+        with as_error(UnableToSwapError, self.path):
+            self._link(self._link_text(folder), self.path, ("putting-back", "put-back"))
+
+    def _exchange(self, folder: Path) -> None:
+        """Make the plain folder at the program's path a kept version, and a link to ``folder`` the program."""
+        program = hashlib.sha256(f"folder {os.stat(self.path).st_ino}".encode()).hexdigest()
+        kept = next(path for path in self.versions.iterdir() if path.name.endswith(f"-{program}.manifest"))
+        kept = kept.with_suffix("")
+        with contextlib.suppress(FileNotFoundError):
+            kept.unlink()
+        os.symlink(self._link_text(folder), kept)
+        sync_folder(self.versions)
+        reach("placing")
+        try:
+            _exchange(kept, self.path)
+        except OSError as error:
+            kept.unlink()
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: this file system cannot exchange a folder and a link; make {self.path} a symbolic "
+                "link to a folder beside it",
+            ) from error
+        reach("placed")
+        sync_folder(self.path.parent)
+        sync_folder(self.versions)
+
+    def _clean(self, ready: set[str], previous: set[str], downloads: set[str]) -> None:
+        with contextlib.suppress(OSError, UnableToReadFileError):
+            keep = ready | previous | {self.installed()}
+            for path in self.folder.iterdir():
+                if path.name.startswith(("staged-", ".")) and path.name.removesuffix(".part")[7:] not in downloads:
+                    _remove(path)
+            for path in self.versions.iterdir() if self.versions.is_dir() else ():
+                if path.name.removesuffix(".manifest").rpartition("-")[2] not in keep:
+                    _remove(path)
+
+    def _verify(self, folder: Path, release: Release, progress: Fraction = ignore) -> None:
+        with as_error(UnableToReadFileError, folder):
+            try:
+                text = _manifest_of(folder).read_bytes()
+                problem = manifest.matches(Path(os.path.realpath(folder)), text, lambda done: progress(done, 0))
+            except FileNotFoundError:
+                problem = "its manifest is missing"
+        if problem is not None:
+            if self._target() != folder and release.sha256 != self.installed():
+                _remove(_manifest_of(folder))
+            raise DamagedVersionError(str(release.version), folder, problem)
+
+    def _target(self) -> Path | None:
+        """Return where the link at the program's path leads in one step; None if it is no link."""
+        try:
+            return Path(os.path.normpath(self.path.parent / os.readlink(self.path)))
+        except OSError:
+            return None
+
+    def _link_text(self, folder: Path) -> str:
+        return os.path.relpath(folder, self.path.parent)  # so that all of it can be moved elsewhere together
+
+    def _link(self, text: str, place: Path, points: tuple[str, str] = ("", "")) -> None:
+        """Make a symbolic link at ``place``, in one step, whatever link was there."""
+        draft = self.folder / ".draft"
+        with contextlib.suppress(FileNotFoundError):
+            draft.unlink()
+        os.symlink(text, draft)
+        try:
+            reach(points[0])
+            os.replace(draft, place)
+            reach(points[1])
+        except BaseException:
+            with contextlib.suppress(OSError):
+                draft.unlink()
+            raise
+        sync_folder(place.parent)
+
+    def _below(self, path: str, folder: Path) -> str:
+        """Return the path of a file of the running version as it is below another folder; any other path as it is."""
+        for root in (self._real, str(self.path)):
+            if path.startswith(root + os.sep):
+                return str(folder) + path[len(root) :]
+        return path
+
+
+def _manifest_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.manifest")
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Give two names to each other's files in one step (renameat2(2))."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        raise OSError(38, "Function not implemented")
+    if call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

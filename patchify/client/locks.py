@@ -1,0 +1,92 @@
+"""Who may touch an installation, and which of a program's processes acts by itself: two locks, for all processes.
+
+They lie in the folder beside the program, which is made here too, and refused if another user could write to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from patchify.client.points import reach
+from patchify.errors import UnableToCreateFolderError, UnableToLockError, UpdateInProgressError
+from patchify.files import sync_folder
+
+GUARDIAN = "guardian.lock"
+"""Held, in the same folder, by the process that watches a trial."""
+
+
+class Locks:
+    """The locks of one installation.
+
+    Args:
+        folder: Patchify's own folder beside the program; made when it is needed.
+        program: What is locked, to be named in errors.
+    """
+
+    def __init__(self, folder: Path, program: Path) -> None:
+        self._folder = folder
+        self._program = program
+        self.renew()
+
+    def renew(self) -> None:
+        """Make fresh locks, of which none is held: after a fork the old ones are the parent's."""
+        self._lock = FileLock(self._folder / "lock", thread_local=False)
+        self._election = FileLock(self._folder / "poll.lock", thread_local=False)
+
+    @contextlib.contextmanager
+    def hold(self, patience: float = 0) -> Iterator[None]:
+        """Keep every other updater of this program out, waiting up to so many seconds.
+
+        Raises:
+            UpdateInProgressError: another process has it.
+            UnableToCreateFolderError, UnableToLockError: the folder or the file cannot be used.
+        """
+        self.make_folder()
+        try:
+            self._lock.acquire(timeout=patience, poll_interval=0.1)
+        except Timeout:
+            raise UpdateInProgressError(f"another process is updating {self._program}") from None
+        except OSError as error:
+            raise UnableToLockError(self._folder / "lock", error) from error
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def elect(self) -> bool:
+        """Return whether this process is the elected one, and stay it until `retire` or the end of the process."""
+        if self._election.is_locked:
+            return True
+        self.make_folder()
+        try:
+            self._election.acquire(timeout=0)
+        except Timeout:
+            return False
+        except OSError as error:
+            raise UnableToLockError(self._folder / "poll.lock", error) from error
+        return True
+
+    def retire(self) -> None:
+        """Let another process be elected."""
+        self._election.release(force=True)
+
+    def make_folder(self) -> None:
+        """Create the folder if it is not there; refuse one that another user could write to."""
+        try:
+            with contextlib.suppress(FileExistsError):
+                self._folder.mkdir(mode=0o700)
+                sync_folder(self._folder.parent)
+                reach("folder-made")
+            found = self._folder.lstat()
+        except OSError as error:
+            raise UnableToCreateFolderError(self._folder, error) from error
+        if not stat.S_ISDIR(found.st_mode):
+            raise UnableToCreateFolderError(self._folder, "it is there, but is not a folder")
+        if os.name == "posix" and (found.st_uid != os.geteuid() or found.st_mode & 0o022):
+            raise UnableToCreateFolderError(self._folder, "it belongs to, or can be changed by, another user")

@@ -1,0 +1,154 @@
+"""Processes that are watched, mostly not one's own children: whether they live, how they ended, and how to end them.
+
+Linux tells through a pidfd when any process ends, and since 6.15 also how. Elsewhere a process is looked at now and
+then, and how it ended is not known. A process is known by its PID and the time of its start, since PIDs are used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import struct
+import time
+from pathlib import Path
+
+_STEP = 0.05  # seconds between two looks where nothing tells
+_PATIENCE = 5.0  # seconds between asking a process to end and ending it
+_GET_INFO = 0xC040FF0B  # PIDFD_GET_INFO, with the 64 bytes of its first version (linux/pidfd.h)
+_EXIT = 1 << 3  # PIDFD_INFO_EXIT
+_INFO = struct.Struct("=QQ11Ii")  # mask, cgroup, eleven numbers of ids, exit code
+_POLITE = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+
+
+class Process:
+    """A process that need not be a child of this one.
+
+    Args:
+        pid: Its number.
+        born: When it was started, as `born` told; None takes whoever has the number now.
+    """
+
+    def __init__(self, pid: int, born: str | None = None) -> None:
+        self.pid = pid
+        self._pidfd: int | None = None
+        with contextlib.suppress(OSError, AttributeError):
+            self._pidfd = os.pidfd_open(pid)
+        found = born_at(pid)
+        self._born = born or found
+        if self._pidfd is not None and found != self._born:  # it is another one, which got the number since
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return not self.wait(0)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it has ended, but not longer than this; return whether it has."""
+        if self._pidfd is not None:
+            return bool(select.select([self._pidfd], [], [], max(0, seconds))[0])
+        end = time.monotonic() + seconds
+        while (there := born_at(self.pid) == self._born and self._born != "") and time.monotonic() < end:
+            time.sleep(_STEP)
+        return not there
+
+    def status(self) -> int | None:
+        """Return how it ended, as ``os.waitpid`` would, or None if that is not known."""
+        if self._pidfd is None:
+            return None
+        import fcntl  # noqa: PLC0415 - Windows has neither
+
+        info = bytearray(_INFO.pack(_EXIT, *[0] * 13))
+        for _ in range(40):  # until it was waited for by its parent, only its end is known
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(self._pidfd, _GET_INFO, info)
+                if _INFO.unpack(info)[0] & _EXIT:
+                    return int(_INFO.unpack(info)[-1])
+            info[:8] = struct.pack("=Q", _EXIT)
+            time.sleep(_STEP)
+        return None
+
+    def end(self) -> None:
+        """Ask it to end (SIGTERM), and after a while end it and everything that it has started."""
+        family = [self.pid, *_descendants(self.pid)]
+        born = {pid: born_at(pid) for pid in family}
+        if not self.alive:
+            return
+        _send(self.pid, signal.SIGTERM)
+        self.wait(_PATIENCE)
+        for pid in family:
+            if born[pid] and born_at(pid) == born[pid]:
+                _send(pid, signal.SIGKILL)
+        self.wait(_PATIENCE)
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+
+def born_at(pid: int) -> str:
+    """Return when a process was started, in words that no other process with this number has; empty if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return ""
+        return "?" if _send(pid, 0) else ""
+    return "" if fields[0] in (b"Z", b"X") else fields[19].decode()  # field 22 of proc_pid_stat(5)
+
+
+def judge(status: int | None, asked: str) -> tuple[bool, str]:
+    """Say of a process on trial that ended whether that was a failure, and in words how it ended.
+
+    It is none if somebody asked it to end, or if it ended by itself in good order.
+
+    Args:
+        status: As `Process.status`.
+        asked: What is known of somebody's asking, such as ``"SIGTERM"``, or nothing.
+    """
+    if status is None:
+        return (False, f"was ended ({asked})") if asked else (True, "ended, and nobody had asked it to")
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        name = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
+        return not asked and number not in _POLITE, f"was killed by {name}"
+    code = os.WEXITSTATUS(status)
+    return not asked and code not in (0, 130, 143), f"ended with exit status {code}"  # 128 + the signal, as shells say
+
+
+def running(command: tuple[str, ...], program: Path) -> bool:
+    """Return whether a process of this command line, or of this executable, runs beside this one."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int(folder.name) == os.getpid() or not born_at(int(folder.name)):
+                continue
+            words = tuple(map(os.fsdecode, (folder / "cmdline").read_bytes().split(b"\0")[:-1]))
+            if len(command) > 1 and words[1:] == command[1:]:
+                return True
+            if os.readlink(folder / "exe") == str(program) and words[1:] == command[1:]:
+                return True
+    return False
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += [int(child), *_descendants(int(child))]
+    return found
+
+
+def _send(pid: int, number: int) -> bool:
+    try:
+        os.kill(pid, number)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True

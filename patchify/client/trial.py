@@ -1,0 +1,164 @@
+"""What a version on trial does for itself: it reports, shows that it is well, and is confirmed.
+
+By default it is confirmed when it has run for a time; with a health check, when that was good for as long; or only by
+its own `Updater.confirm`. If it does not get so far, the guardian puts the previous version back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import requests
+
+from patchify.client.config import Config, Health
+from patchify.client.installer import Installer
+from patchify.errors import PatchifyError
+
+_log = logging.getLogger(__name__)
+_HEALTH_EVERY = 1.0  # seconds between two looks at the health
+_HEALTH_WITHIN = 5.0  # seconds that an address may take to answer
+_LOCK_PATIENCE = 30.0  # seconds
+_ENDINGS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+class Trial:
+    """The trial of the version that runs.
+
+    Args:
+        config: How it is confirmed.
+        installer: Where it is recorded.
+        on_confirmed: Called once it is confirmed by this process.
+    """
+
+    def __init__(self, config: Config, installer: Installer, on_confirmed: Callable[[], None]) -> None:
+        self._config = config
+        self._installer = installer
+        self._on_confirmed = on_confirmed
+        self._over = threading.Event()
+        self._handlers: dict[int, tuple[Any, Any]] = {}
+        self._thread: threading.Thread | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it has begun and is not over."""
+        return self._thread is not None and not self._over.is_set()
+
+    def begin(self, problem: str = "") -> None:
+        """Report this process, under the installation's lock, and see from now on to its confirmation.
+
+        Args:
+            problem: What makes a confirmation impossible.
+        """
+        patience = 0.0 if problem else self._config.trial_timeout.total_seconds()
+        self._installer.report(os.getpid(), patience, problem)
+        if not problem and self._config.confirm_automatically:
+            self._thread = threading.Thread(target=self._prove, name="patchify-trial", daemon=True)
+            self._thread.start()
+
+    def confirm(self) -> bool:
+        """Confirm the version that runs; return whether it was on trial.
+
+        Raises:
+            UpdateInProgressError, UnableToWriteStateError: it can be tried again.
+        """
+        with self._installer.lock(_LOCK_PATIENCE):
+            confirmed = self._installer.confirm()
+        self._over.set()
+        if confirmed:
+            self._on_confirmed()
+        return confirmed
+
+    def listen(self) -> None:
+        """Leave word when a signal asks this program to end during the trial; then it goes its usual way.
+
+        It works in the main thread only, and for what the program does not handle outside of Python.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for name in _ENDINGS:
+            number = getattr(signal, name, None)
+            if number is None or signal.getsignal(number) in (None, signal.SIG_IGN):
+                continue
+            before = signal.getsignal(number)
+            mine = self._hearing(number, before)
+            self._handlers[number] = (mine, before)
+            signal.signal(number, mine)
+
+    def close(self, *, orderly: bool) -> None:
+        """Stop; ``orderly`` leaves word that this program ends through no fault of its own."""
+        if orderly and not self._over.is_set() and self._installer.state().on_trial is not None:
+            self._installer.ending("it closed its updater")
+        self._over.set()
+        self._deafen()
+
+    def _hearing(self, number: int, before: Any) -> Callable[[int, FrameType | None], None]:
+        def hear(received: int, frame: FrameType | None) -> None:
+            if not self._over.is_set():
+                self._installer.ending(signal.Signals(number).name)
+            if callable(before):
+                before(received, frame)
+            else:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+
+        return hear
+
+    def _deafen(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # the handlers stay, and only pass on what they hear
+        for number, (mine, before) in self._handlers.items():
+            if signal.getsignal(number) is mine:
+                signal.signal(number, before)
+        self._handlers.clear()
+
+    def _prove(self) -> None:
+        well_since = time.monotonic()
+        known = ""
+        while True:
+            problem = _problem(self._config.health)
+            now = time.monotonic()
+            if problem:
+                well_since = now
+            elif now - well_since >= self._config.trial_period.total_seconds() and self._confirmed():
+                return
+            if problem != known:
+                known = problem
+                _log.warning("the new version is %s", f"not well: {problem}" if problem else "well again")
+                self._say(problem)
+            left = well_since + self._config.trial_period.total_seconds() - now
+            if self._over.wait(min(_HEALTH_EVERY, left) if self._config.health is None and left > 0 else _HEALTH_EVERY):
+                return
+
+    def _confirmed(self) -> bool:
+        """Confirm; return False if that has to be tried again."""
+        try:
+            self.confirm()
+        except PatchifyError as error:
+            _log.warning("%s", error)
+            return False
+        return True
+
+    def _say(self, problem: str) -> None:
+        with contextlib.suppress(PatchifyError), self._installer.lock(_LOCK_PATIENCE):
+            self._installer.report(os.getpid(), self._config.trial_timeout.total_seconds(), problem)
+
+
+def _problem(health: Health | None) -> str:
+    """Return what is wrong, or nothing."""
+    try:
+        if health is None:
+            return ""
+        if callable(health):
+            return "" if health() else "the health check says no"
+        with requests.get(health, timeout=_HEALTH_WITHIN, allow_redirects=False, stream=True) as answer:
+            return "" if answer.status_code == 200 else f"{health} answers with HTTP status {answer.status_code}"
+    except Exception as error:
+        return f"the health check failed: {error!r:.200}"
