@@ -36,12 +36,16 @@ class Trial:
         config: How it is confirmed.
         installer: Where it is recorded.
         on_confirmed: Called once it is confirmed by this process.
+        process: The process that is on trial. Default: this one.
     """
 
-    def __init__(self, config: Config, installer: Installer, on_confirmed: Callable[[], None]) -> None:
+    def __init__(
+        self, config: Config, installer: Installer, on_confirmed: Callable[[], None], process: int | None = None
+    ) -> None:
         self._config = config
         self._installer = installer
         self._on_confirmed = on_confirmed
+        self._process = process
         self._over = threading.Event()
         self._handlers: dict[int, tuple[Any, Any]] = {}
         self._thread: threading.Thread | None = None
@@ -58,7 +62,7 @@ class Trial:
             problem: What makes a confirmation impossible.
         """
         patience = 0.0 if problem else self._config.trial_timeout.total_seconds()
-        self._installer.report(os.getpid(), patience, problem)
+        self._installer.report(self._process or os.getpid(), patience, problem)
         if not problem and self._config.confirm_automatically:
             self._thread = threading.Thread(target=self._prove, name="patchify-trial", daemon=True)
             self._thread.start()
@@ -148,7 +152,8 @@ class Trial:
 
     def _say(self, problem: str) -> None:
         with contextlib.suppress(PatchifyError), self._installer.lock(_LOCK_PATIENCE):
-            self._installer.report(os.getpid(), self._config.trial_timeout.total_seconds(), problem)
+            process = self._process or os.getpid()
+            self._installer.report(process, self._config.trial_timeout.total_seconds(), problem)
 
 
 def _problem(health: Health | None) -> str:

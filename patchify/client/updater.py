@@ -83,6 +83,7 @@ class Updater:
         restarter: How the new version starts. Default: exec on POSIX, a new process on Windows.
         installer: What is replaced. Default: the running program, a single file.
         transport: How bytes travel. Default: requests.
+        launch: How the program is started. Default: as this process was.
 
     Raises:
         UnableToObtainExecutableError: it is not clear which file is the program.
@@ -95,9 +96,10 @@ class Updater:
         restarter: Restarter | None = None,
         installer: Installer | None = None,
         transport: Transport | None = None,
+        launch: Launch | None = None,
     ) -> None:
         self.config = config
-        self._launch = Launch.current()
+        self._launch = launch or Launch.current()
         self._restarter = restarter or default_restarter()
         self._installer = installer or installer_for(config.executable)
         self._started_from = self._installer.identity()
@@ -627,7 +629,8 @@ class Updater:
     @contextlib.contextmanager
     def _guarding(self, update: Update) -> Iterator[Guarded | None]:
         """Have a guardian ready, if there is to be one; it ends if the swap is not made."""
-        if update.replaces == update.release or not self.config.guardian or LAUNCHER in os.environ:
+        launched = LAUNCHER in os.environ and is_watching(self._installer)  # else it is a launcher of something else
+        if update.replaces == update.release or not self.config.guardian or launched:
             yield None
             return
         handover: Handover = "same" if self._restarter is exec_restart else "other"
