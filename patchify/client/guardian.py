@@ -11,7 +11,6 @@ import importlib
 import json
 import logging
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -30,7 +29,7 @@ from patchify.client.locks import GUARDIAN
 from patchify.client.processes import Process, born_at, judge, running
 from patchify.client.restarter import Launch, environment
 from patchify.client.state import State, Update
-from patchify.errors import PatchifyError, UnableToGuardError
+from patchify.errors import UnableToGuardError
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ _STEP = 0.2  # seconds between two looks at the state
 _READY_WITHIN = 60.0  # seconds that a guardian may take to start; a PyInstaller program unpacks itself first
 _LOCK_PATIENCE = 60.0  # seconds for another process that has the lock
 _ATTEMPTS = 30  # to put the previous version back, a second apart: a disk may be full for a moment
-_STARTED_BY_OTHERS_WITHIN = 3.0  # seconds in which an unknown supervisor may start the program again
+_STARTED_BY_OTHERS_WITHIN = 2.0  # seconds in which an unknown supervisor may start the program again
 _BOOT = (
     "import json, sys; told = json.loads(sys.argv[1]); sys.path[:] = told['path'];"
     "from patchify.client.guardian import main; main(told['charge'])"
@@ -160,7 +159,7 @@ def give_back(installer: Installer, reason: str, *, failed: bool, pause: Callabl
         try:
             with installer.lock(_LOCK_PATIENCE):
                 return installer.give_back(reason, failed=failed)
-        except PatchifyError as error:
+        except Exception as error:
             _log.warning("%s", error)
             if attempt == _ATTEMPTS:
                 raise
@@ -181,13 +180,15 @@ class Guarded:
     def release(self) -> None:
         """Leave it on its own; if no swap was ordered by then, it ends."""
         self._line.close()
-        threading.Thread(target=self._process.wait, name="patchify-guardian", daemon=True).start()
+        if self._process.poll() is None:  # a PyInstaller one-file program cannot become independent, see `_detach`
+            threading.Thread(target=self._process.wait, name="patchify-guardian", daemon=True).start()
 
     def dismiss(self) -> None:
         """Leave it on its own when nothing is on trial any more, and wait until it has ended."""
-        self._line.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_READY_WITHIN)
+        with contextlib.suppress(OSError):
+            self._line.shutdown(socket.SHUT_WR)
+            self._line.recv(1)  # ends with it
+        self.release()
 
 
 def guard(
@@ -215,9 +216,11 @@ def guard(
             process = _start(installer, launch, charge)
         ours.settimeout(_READY_WITHIN)
         answer = ours.recv(5)
-    except OSError as error:
+        if not getattr(sys, "frozen", False):
+            process.wait(_READY_WITHIN)  # what is ready is a child of it
+    except (OSError, subprocess.TimeoutExpired) as error:
         ours.close()
-        raise UnableToGuardError(installer.path, error) from error
+        raise UnableToGuardError(installer.path, error if isinstance(error, OSError) else str(error)) from error
     if answer != b"ready":
         ours.close()
         process.wait(_READY_WITHIN)
@@ -257,6 +260,7 @@ def is_watching(installer: Installer) -> bool:
 
 def main(told: dict[str, Any]) -> None:
     """Be the guardian."""
+    _detach()
     charge = Charge(**told)
     launch = Launch(**{**charge.launch, "blocked": frozenset(charge.launch["blocked"])})
     launch = Launch(**{**asdict(launch), "arguments": tuple(charge.launch["arguments"])})
@@ -281,9 +285,20 @@ def main(told: dict[str, Any]) -> None:
         except Timeout:
             sys.exit("another guardian watches already")
         line.sendall(b"ready")
-        select.select([line], [], [])  # until the other end is closed: by the exec, by hand, or by the end of it
-    with lock:
-        _guard(installer, process, charge, launch, lambda: asked[0] if asked else "")
+        line.recv(1)  # until the other end is closed: by the exec, by hand, or by the end of it
+        with lock:
+            _guard(installer, process, charge, launch, lambda: asked[0] if asked else "")
+
+
+def _detach() -> None:
+    """Be no child of the program that is watched, which may wait for its children, or be ended with them.
+
+    A PyInstaller one-file program stays one: what started it removes its unpacked files when it ends.
+    """
+    unpacked = Path(getattr(sys, "_MEIPASS", sys.executable))
+    here = Path(sys.executable)
+    if (unpacked == here or here.parent in (unpacked, unpacked.parent)) and os.fork():
+        os._exit(0)
 
 
 def _guard(installer: Installer, process: Process, charge: Charge, launch: Launch, asked: Callable[[], str]) -> None:

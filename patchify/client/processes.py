@@ -71,14 +71,14 @@ class Process:
             time.sleep(_STEP)
         return None
 
-    def end(self) -> None:
-        """Ask it to end (SIGTERM), and after a while end it and everything that it has started."""
-        family = [self.pid, *_descendants(self.pid)]
+    def end(self, patience: float = _PATIENCE) -> None:
+        """Ask it to end (SIGTERM), and after so many seconds end it and everything that it has started."""
+        family = [self.pid, *_descendants(self.pid, _line_of(os.getpid()))]
         born = {pid: born_at(pid) for pid in family}
         if not self.alive:
             return
         _send(self.pid, signal.SIGTERM)
-        self.wait(_PATIENCE)
+        self.wait(patience)
         for pid in family:
             if born[pid] and born_at(pid) == born[pid]:
                 _send(pid, signal.SIGKILL)
@@ -135,13 +135,26 @@ def running(command: tuple[str, ...], program: Path) -> bool:
     return False
 
 
-def _descendants(pid: int) -> list[int]:
+def _descendants(pid: int, spared: frozenset[int]) -> list[int]:
     found: list[int] = []
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                found += [int(child), *_descendants(int(child))]
+            for child in map(int, (task / "children").read_text().split()):
+                if child not in spared:
+                    found += [child, *_descendants(child, spared)]
     return found
+
+
+def _line_of(pid: int) -> frozenset[int]:
+    """Return a process and those that it descends from."""
+    line: set[int] = set()
+    while pid > 1 and pid not in line:
+        line.add(pid)
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+        except (OSError, IndexError):
+            break
+    return frozenset(line)
 
 
 def _send(pid: int, number: int) -> bool:

@@ -13,6 +13,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+from patchify import signals
 from patchify.client import Config, Downloading, PendingRestart, Restarting, Updater
 
 VERSION = "1.0.0"
@@ -78,6 +79,10 @@ def main() -> None:
         )
     )
     updater.subscribe(show)
+    signals.rolled_back.connect(
+        lambda _, **facts: say(f"{VERSION} took back {facts['version']}: it {facts['reason']}"), weak=False
+    )
+    signals.update_confirmed.connect(lambda _, **facts: say(f"{VERSION} confirmed {facts['version']}"), weak=False)
     hold = Path(TOLD.get("hold", "/nowhere"))
     holding = hold.exists() and updater.register_action("holding")
     late = False
