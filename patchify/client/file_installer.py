@@ -73,8 +73,10 @@ class FileInstaller(Installer):
 
     def _make_ready(self, release: Release, staged: Path, progress: Fraction) -> None:
         with self._verified(staged, release, progress) as file:
+            with as_error(UnableToReadFileError, self.path):
+                program = self.path.stat()
             with as_error(UnableToSetPermissionsError, staged):
-                _adopt(file.fileno(), self.path.stat())
+                _adopt(file.fileno(), program)
             try:
                 os.fsync(file.fileno())
             except OSError as error:  # what could not be written will not be reported again: do not trust it

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import os
 import shutil
@@ -90,7 +91,7 @@ class FolderInstaller(Installer):
         if launch.script:
             options = launch.arguments[: launch.arguments.index(launch.script)]
             script = os.path.join(launch.directory, launch.script)
-            return (*options, self._below(script, folder), *arguments)
+            return (*(self._below(each, folder) for each in (*options, script)), *arguments)
         return (self._below(launch.program, folder), *arguments)
 
     def kept(self, path: str) -> str:
@@ -101,7 +102,8 @@ class FolderInstaller(Installer):
         """Return whether this release is there, as an archive or unpacked. Raises `UnableToReadFileError`."""
         with as_error(UnableToReadFileError, self.versions):
             unpacked = self.versions.is_dir() and any(
-                path.name.endswith(f"-{sha256}.manifest") for path in self.versions.iterdir()
+                path.name.endswith(f"-{sha256}.manifest") and path.with_suffix("").is_dir()
+                for path in self.versions.iterdir()
             )
         return unpacked or super().is_staged(sha256)
 
@@ -111,7 +113,7 @@ class FolderInstaller(Installer):
 
     def _make_ready(self, release: Release, staged: Path, progress: Fraction) -> None:
         folder = self.version_path(release)
-        if folder.is_dir() and not folder.is_symlink():
+        if folder.is_dir() and _manifest_of(folder).exists():
             self._verify(folder, release, progress)
             return
         with as_error(UnableToReadFileError, staged), FileIO(staged) as archive:
@@ -134,6 +136,8 @@ class FolderInstaller(Installer):
             archive.seek(0)
             unpack(archive, draft, max_bytes=max_bytes, progress=lambda done: None)
             reach("unpacked")
+            if self._target() != folder:
+                _remove(folder)  # it is damaged, or was left by a crash
             os.replace(draft, folder)  # without a manifest it does not count yet
             self._describe(folder, folder)
             reach("described")
@@ -147,6 +151,9 @@ class FolderInstaller(Installer):
             return
         with as_error(UnableToBackUpError, kept):
             self.versions.mkdir(exist_ok=True)
+            mode = 0o700 | os.stat(self.path).st_mode & 0o011  # who could start the program still can
+            os.chmod(self.versions, mode)
+            os.chmod(self.folder, mode)
             sync_folder(self.folder)
             real = Path(os.path.realpath(self.path))
             self._describe(real, kept)
@@ -159,22 +166,27 @@ class FolderInstaller(Installer):
         self._verify(folder, release)
         with as_error(UnableToSwapError, self.path):
             if self.path.is_symlink():
-                self._link(self._link_text(folder), self.path, ("placing", "placed"))
+                self._link(self._link_text(folder), self.path, ("placing", "placed"), durable=False)
             else:
                 self._exchange(folder)
+        with contextlib.suppress(OSError):  # it is done: after a power cut it might be the old program, no worse
+            sync_folder(self.path.parent)
+            sync_folder(self.versions)
         reach("place-synced")
 
     def _put_back(self, program: Release) -> None:
         folder = self.version_path(program)
-        self._verify(folder, program)
+        self._verify(folder, program, again=False)
         with as_error(UnableToSwapError, self.path):
             self._link(self._link_text(folder), self.path, ("putting-back", "put-back"))
 
     def _exchange(self, folder: Path) -> None:
         """Make the plain folder at the program's path a kept version, and a link to ``folder`` the program."""
         program = hashlib.sha256(f"folder {os.stat(self.path).st_ino}".encode()).hexdigest()
-        kept = next(path for path in self.versions.iterdir() if path.name.endswith(f"-{program}.manifest"))
-        kept = kept.with_suffix("")
+        names = [path for path in self.versions.iterdir() if path.name.endswith(f"-{program}.manifest")]
+        if not names:
+            raise OSError(errno.ENOENT, "the manifest of the program is missing")
+        kept = names[0].with_suffix("")
         with contextlib.suppress(FileNotFoundError):
             kept.unlink()
         os.symlink(self._link_text(folder), kept)
@@ -190,8 +202,6 @@ class FolderInstaller(Installer):
                 "link to a folder beside it",
             ) from error
         reach("placed")
-        sync_folder(self.path.parent)
-        sync_folder(self.versions)
 
     def _clean(self, ready: set[str], previous: set[str], downloads: set[str]) -> None:
         with contextlib.suppress(OSError, UnableToReadFileError):
@@ -203,7 +213,8 @@ class FolderInstaller(Installer):
                 if path.name.removesuffix(".manifest").rpartition("-")[2] not in keep:
                     _remove(path)
 
-    def _verify(self, folder: Path, release: Release, progress: Fraction = ignore) -> None:
+    def _verify(self, folder: Path, release: Release, progress: Fraction = ignore, *, again: bool = True) -> None:
+        """Compare a version with its manifest; one that differs is to be unpacked ``again`` if that is possible."""
         with as_error(UnableToReadFileError, folder):
             try:
                 text = _manifest_of(folder).read_bytes()
@@ -211,7 +222,7 @@ class FolderInstaller(Installer):
             except FileNotFoundError:
                 problem = "its manifest is missing"
         if problem is not None:
-            if self._target() != folder and release.sha256 != self.installed():
+            if again and self._target() != folder:
                 _remove(_manifest_of(folder))
             raise DamagedVersionError(str(release.version), folder, problem)
 
@@ -225,7 +236,7 @@ class FolderInstaller(Installer):
     def _link_text(self, folder: Path) -> str:
         return os.path.relpath(folder, self.path.parent)  # so that all of it can be moved elsewhere together
 
-    def _link(self, text: str, place: Path, points: tuple[str, str] = ("", "")) -> None:
+    def _link(self, text: str, place: Path, points: tuple[str, str] = ("", ""), *, durable: bool = True) -> None:
         """Make a symbolic link at ``place``, in one step, whatever link was there."""
         draft = self.folder / ".draft"
         with contextlib.suppress(FileNotFoundError):
@@ -239,7 +250,8 @@ class FolderInstaller(Installer):
             with contextlib.suppress(OSError):
                 draft.unlink()
             raise
-        sync_folder(place.parent)
+        if durable:
+            sync_folder(place.parent)
 
     def _below(self, path: str, folder: Path) -> str:
         """Return the path of a file of the running version as it is below another folder; any other path as it is."""
@@ -265,7 +277,7 @@ def _exchange(one: Path, other: Path) -> None:
     """Give two names to each other's files in one step (renameat2(2))."""
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if call is None:
-        raise OSError(38, "Function not implemented")
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     if call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -141,27 +141,29 @@ class Installer(ABC):
 
     def note(self, error: str) -> None:
         """Remember that the server was asked just now, and what went wrong; if that cannot be, it is let be."""
-        with contextlib.suppress(FileOperationError):
-            self.save(replace(self.state(), checked=datetime.now(UTC).replace(microsecond=0), error=error))
+        with contextlib.suppress(FileOperationError, UpdateInProgressError), self.lock():
+            self.save(replace(self._known(), checked=datetime.now(UTC).replace(microsecond=0), error=error))
 
     def quarantine(self, release: Release, reason: str) -> State:
         """Never try a release again. Raises `UnableToWriteStateError`."""
-        state = self.save(self.state().condemned(release, reason))
+        state = self.save(self._known().condemned(release, reason))
         reach("quarantined")
         self._tidy(state)
         return state
 
     def told(self) -> None:
         """Remember that the program has told of what was taken back. Raises `UnableToWriteStateError`."""
-        self.save(replace(self.state(), untold=None))
+        self.save(replace(self._known(), untold=None))
 
     def report(self, process: int, patience: float, problem: str = "") -> None:
         """Remember the process on trial, the seconds it has, and what keeps it from being confirmed.
 
         Nothing happens if nothing is on trial. Raises `UnableToWriteStateError`.
         """
-        state = self.state()
+        state = self._known()
         if state.on_trial is not None:
+            if state.on_trial.process != process:
+                self._unsay()
             self.save(state.reported(process, patience, problem))
 
     def ending(self, reason: str) -> None:
@@ -183,6 +185,24 @@ class Installer(ABC):
                 return reason
         return ""
 
+    def _unsay(self) -> None:
+        """Remove the word of an earlier process, which may have had the number of this one: containers use few."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.folder / "ending")
+
+    def _known(self) -> State:
+        """Return what is remembered, to go on from there; a file that cannot be understood is set aside, not lost.
+
+        Raises:
+            UnableToReadFileError: it cannot be read just now, and is not to be replaced by a guess.
+        """
+        try:
+            return read(self.state_path) or State()
+        except UnusableStateError as error:
+            _log.warning("%s; it is set aside", error)
+            set_aside(self.state_path)
+            return State()
+
     # The steps, in their order ----------------------------------------------------------------------------------------
 
     def recover(self) -> State:
@@ -192,12 +212,7 @@ class Installer(ABC):
             UnableToReadFileError, UnableToWriteStateError, UnableToSwapError, FailedHashVerificationError: nothing was
                 forgotten.
         """
-        try:
-            state = read(self.state_path) or State()
-        except UnusableStateError as error:
-            _log.warning("%s; it is set aside", error)
-            set_aside(self.state_path)
-            state = State()
+        state = self._known()
         if state.update is None:
             return state
         verdict = settle(state.update, self.installed())
@@ -212,8 +227,12 @@ class Installer(ABC):
         return state
 
     def part(self, sha256: str) -> PartFile:
-        """Open the file to download to; leftovers of other releases go. Raises `UnableToCreateDownloadError`."""
-        self._tidy(self.state(), downloads={sha256})
+        """Open the file to download to; leftovers of other releases go.
+
+        Raises:
+            UnableToReadFileError, UnableToCreateDownloadError: it can be tried again.
+        """
+        self._tidy(self._known(), downloads={sha256})
         return PartFile(self.folder / f"staged-{sha256}.part")
 
     def is_staged(self, sha256: str) -> bool:
@@ -253,7 +272,7 @@ class Installer(ABC):
         self.make_ready(release, lambda done, total: progress(done, 2 * total))
         program = Release(running, self.installed())
         self._keep(program, lambda done, total: progress(total + done, 2 * total))
-        state = self.save(self.state().staged(release, program))
+        state = self.save(self._known().staged(release, program))
         reach("staged")
         self._tidy(state)
         progress(1, 1)
@@ -272,22 +291,24 @@ class Installer(ABC):
             return False
         if installed != update.replaces.sha256:
             raise UnableToSwapError(self.path, "it was replaced by somebody else while the update waited")
-        before = self.state()
+        before = self._known()
         if before.update is None or before.update.release != update.release:
             raise UnableToSwapError(self.path, "the update was given up meanwhile")
+        self._unsay()
         self.save(before.armed(tries))
         reach("armed")
         try:
             self._place(update.release)
         except BaseException:
-            with contextlib.suppress(UnableToWriteStateError):  # then recovery finds that the swap did not happen
-                self.save(before)
+            with contextlib.suppress(FileOperationError):  # then recovery finds whether the swap happened
+                if self.installed() != update.release.sha256:
+                    self.save(before)
             raise
         return True
 
     def confirm(self) -> bool:
         """Keep the release that is on trial for good; return whether one was. Raises `UnableToWriteStateError`."""
-        state = self.state()
+        state = self._known()
         if state.on_trial is None or self.installed() != state.on_trial.release.sha256:
             return False
         state = self.save(state.confirmed())
@@ -305,7 +326,7 @@ class Installer(ABC):
             FailedHashVerificationError: the previous version is not what it was; the release stays where it is.
             UnableToReadFileError, UnableToSwapError, UnableToWriteStateError: it can be tried again.
         """
-        state = self.state()
+        state = self._known()
         if state.update is None or state.update.phase is Phase.STAGED:
             return state
         if state.update.phase is Phase.ARMED:
@@ -335,13 +356,20 @@ class Installer(ABC):
             )
         if state.good is None or state.previous is None or self.installed() != state.good.sha256:
             raise NoPreviousVersionError(self.path)
-        self.save(state.recalled())
-        self.give_back("was taken back by hand", failed=True)
+        try:
+            recalled = self.save(state.recalled("was taken back by hand"))
+            reach("returning")
+            self._return(recalled)
+        except BaseException:
+            with contextlib.suppress(FileOperationError):  # else recovery goes on with it
+                if self.installed() == state.good.sha256:
+                    self.save(state)
+            raise
         return state.previous
 
     def forget(self) -> State:
         """Remember that no update is on its way, and remove what was staged. Raises `UnableToWriteStateError`."""
-        state = self.save(replace(self.state(), update=None))
+        state = self.save(replace(self._known(), update=None))
         self._tidy(state)
         return state
 

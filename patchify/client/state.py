@@ -23,7 +23,7 @@ from typing import Any
 from semver import Version
 
 from patchify.client.points import reach
-from patchify.errors import InvalidVersionError, UnableToWriteStateError
+from patchify.errors import InvalidVersionError, UnableToReadFileError, UnableToWriteStateError
 from patchify.files import write_durably
 from patchify.keys import decode_hex
 from patchify.versions import parse_version
@@ -31,6 +31,7 @@ from patchify.versions import parse_version
 _log = logging.getLogger(__name__)
 _FORMAT = 2
 _LIMIT = 1024 * 1024  # bytes
+_UNUSABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidVersionError)
 _MOST_BAD = 100  # quarantined releases that are remembered; the oldest go first
 
 MAX_INTERRUPTIONS = 5  # times that a trial may be ended by a user, a supervisor, a power cut before that is a failure
@@ -180,17 +181,16 @@ class State:
         update = self._update
         return replace(self, good=update.release, previous=update.replaces, update=None)
 
-    def recalled(self) -> State:
-        """Return the state with the previous release ordered back in the place of the good one, by hand.
+    def recalled(self, reason: str) -> State:
+        """Return the state with the previous release on its way back to the place of the good one, by hand.
 
         Raises:
             ValueError: there is none.
         """
         if self.good is None or self.previous is None:
             raise ValueError("there is no previous version")
-        return replace(
-            self, good=self.previous, previous=None, update=Update(self.good, self.previous, phase=Phase.ARMED)
-        )
+        update = Update(self.good, self.previous, phase=Phase.RETURNING, failures=1, reason=reason)
+        return replace(self, good=self.previous, previous=None, update=update)
 
     @property
     def _update(self) -> Update:
@@ -227,7 +227,7 @@ def load(path: Path) -> State:
     """Return the state; where there is none, or one that is not usable, that of a program just installed."""
     try:
         return read(path) or State()
-    except UnusableStateError as error:
+    except (UnusableStateError, UnableToReadFileError) as error:
         _log.warning("%s", error)
         return State()
 
@@ -237,14 +237,21 @@ class UnusableStateError(Exception):
 
 
 def read(path: Path) -> State | None:
-    """Return what a state file says, None if there is none. Raises `UnusableStateError`."""
+    """Return what a state file says, None if there is none.
+
+    Raises:
+        UnusableStateError: it is damaged, of another format, or not ours.
+        UnableToReadFileError: it may be readable another time.
+    """
     try:
         with path.open("rb") as file:
             return _state(json.loads(file.read(_LIMIT)))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidVersionError) as error:
+    except (IsADirectoryError, PermissionError, *_UNUSABLE) as error:
         raise UnusableStateError(f"{path} is not usable and counts as not there: {error!r}") from error
+    except OSError as error:
+        raise UnableToReadFileError(path, error) from error
 
 
 def save(path: Path, state: State) -> None:
