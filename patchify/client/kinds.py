@@ -22,7 +22,7 @@ def installer_for(path: str | os.PathLike[str] | None) -> Installer:
     """
     if path is None:
         path = _running_folder() or running_executable()
-    return FolderInstaller(Path(path)) if Path(path).is_dir() else FileInstaller(Path(path))
+    return FolderInstaller(Path(path)) if os.path.isdir(path) else FileInstaller(Path(path))
 
 
 def _running_folder() -> Path | None:

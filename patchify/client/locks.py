@@ -17,6 +17,7 @@ from patchify.client.points import reach
 from patchify.errors import UnableToCreateFolderError, UnableToLockError, UpdateInProgressError
 from patchify.files import sync_folder
 
+_MODE = 0o600  # who can open the file can lock it
 GUARDIAN = "guardian.lock"
 """Held, in the same folder, by the process that watches a trial."""
 
@@ -36,8 +37,8 @@ class Locks:
 
     def renew(self) -> None:
         """Make fresh locks, of which none is held: after a fork the old ones are the parent's."""
-        self._lock = FileLock(self._folder / "lock", thread_local=False)
-        self._election = FileLock(self._folder / "poll.lock", thread_local=False)
+        self._lock = FileLock(self._folder / "lock", mode=_MODE, thread_local=False)
+        self._election = FileLock(self._folder / "poll.lock", mode=_MODE, thread_local=False)
 
     @contextlib.contextmanager
     def hold(self, patience: float = 0) -> Iterator[None]:
