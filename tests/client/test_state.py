@@ -214,7 +214,9 @@ def test_a_file_far_too_large_is_not_read_whole(path):
     assert load(path) == FULL  # the blanks after the first MiB are not looked at
 
 
-@pytest.mark.parametrize("data", [b"[" * 60_000, b"9" * 10_000, b'{"format":' * 50_000], ids=["lists", "digits", "members"])
+@pytest.mark.parametrize(
+    "data", [b"[" * 60_000, b"9" * 10_000, b'{"format":' * 50_000], ids=["lists", "digits", "members"]
+)
 def test_deep_nesting_and_endless_numbers_are_unusable(path, data):
     path.write_bytes(data)
     unusable(path)
@@ -286,7 +288,7 @@ def test_a_time_without_a_zone_is_utc(path):
 
 
 def test_the_first_release_that_is_staged_replaces_the_good_one():
-    assert STAGED == State(good=A, update=Update(B, A))
+    assert State(good=A, update=Update(B, A)) == STAGED
     assert (STAGED.update.phase, STAGED.on_trial) == (Phase.STAGED, None)
 
 
