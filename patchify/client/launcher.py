@@ -1,0 +1,665 @@
+"""``patchify run``: keeps a program up to date that need not know of it, in any language, and is above it all the time.
+
+The launcher starts the program as its child, passes signals and the exit status on, and is the guardian of every trial:
+its own, or that of a program that embeds the client. It downloads and stages beside the running program; the swap
+happens while none runs. Of several launchers of one installation one keeps it, the others only run the program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from filelock import FileLock, Timeout
+from semver import Version
+
+from patchify import signals
+from patchify.client.config import Config
+from patchify.client.guardian import LAUNCHER, Watch, give_back
+from patchify.client.installer import Installer
+from patchify.client.kinds import installer_for
+from patchify.client.locks import GUARDIAN
+from patchify.client.polling import Poller
+from patchify.client.processes import Process, born_at, judge
+from patchify.client.restarter import Launch, environment
+from patchify.client.state import Phase, State, Update
+from patchify.client.trial import Trial
+from patchify.client.updater import Updater
+from patchify.errors import PatchifyError, UpdateInProgressError
+
+_log = logging.getLogger(__name__)
+
+Restart = Literal["on-exit", "at-once", "on-signal"]
+"""When a release that is ready is put in place: when the program has ended, as soon as possible, or at SIGUSR2."""
+
+_FORWARDED = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGTTIN", "SIGTTOU")
+_ENDING = ("SIGINT", "SIGQUIT", "SIGTERM")
+_OF_TERMINALS = ("SIGINT", "SIGQUIT", "SIGWINCH", "SIGTTIN", "SIGTTOU")  # which a terminal sends to the child as well
+_FROM_KERNEL = 0x80  # SI_KERNEL of sigaction(2)
+_LOOK = 0.5  # seconds between two looks at the installation; one is a stat
+_STEP = 0.2  # seconds between two of them during a trial
+_PAUSE = 1.0  # seconds before a version that failed is tried again, or a program that ended is started again
+_MEANT = 30.0  # seconds in which a SIGINT explains an end; a program may also take it for something else
+_LOCK_PATIENCE = 10.0  # seconds
+_KEEP_EVERY = 5.0  # seconds after which a launcher looks whether the installation is kept by no other one any more
+_UNSTARTABLE = frozenset({errno.ENOEXEC, errno.EACCES, errno.ENOENT, errno.ELIBBAD, errno.ENOTDIR, errno.EISDIR})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a launcher is told.
+
+    Args:
+        command: What is run.
+        program: The file that is replaced, or the folder, or the link to it. Default: the file that the command names.
+        config: How it is kept up to date; None only guards a program that does so itself.
+        interval: Seconds between two checks.
+        restart: When a release that is ready is put in place.
+        stop_timeout: Seconds from asking the program to end (SIGTERM) to ending it.
+        trial_timeout: Seconds that a version on trial has to report itself, if it embeds the client.
+        keep_running: Start the program again whenever it ends by itself.
+        confirm_on_success: Confirm a version on trial that ends by itself with status 0.
+    """
+
+    command: tuple[str, ...]
+    program: Path | None = None
+    config: Config | None = None
+    interval: float = 3600.0
+    restart: Restart = "on-exit"
+    stop_timeout: float = 10.0
+    trial_timeout: float = 300.0
+    keep_running: bool = False
+    confirm_on_success: bool = False
+
+    @property
+    def executable(self) -> str:
+        """The file that the command names, as it would be found by a shell."""
+        word = self.command[0]
+        return word if os.sep in word else shutil.which(word) or word
+
+    @property
+    def target(self) -> Path:
+        """What is replaced."""
+        return Path(os.path.abspath(self.program or self.executable))
+
+
+class Launcher:
+    """Runs a program until it ends. Make it and call `run` in the main thread.
+
+    Args:
+        plan: What to run and how to keep it up to date.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._installer = installer_for(plan.target)
+        self._ears = _Ears(takes_usr2=plan.restart == "on-signal")
+        self._guarding = FileLock(self._installer.folder / GUARDIAN, thread_local=False)
+        self._kept_at = -_KEEP_EVERY
+        self._supply = _Supply(plan, plan.config, self._ears) if plan.config is not None else None
+        self._child: _Child | None = None
+        self._trial: Trial | None = None
+        self._watched: Update | None = None  # the trial of the child, as long as it is not known how it ended
+        self._started_from: object = None  # what stood at the program's path when the child was started
+        self._swapped = False  # just now, by this launcher
+        self._given_up: set[str] = set()  # releases whose swap failed
+        self._seen: tuple[object, State] = (None, State())
+
+    def run(self) -> int:
+        """Run the program, and its successors; return how the last one ended, as ``os.waitpid`` does.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        with self._ears:
+            try:
+                while (status := self._round()) is None:
+                    pass
+                return status
+            finally:
+                self._end_trial()
+                if self._supply is not None:
+                    self._supply.close()
+                self._installer.retire()
+                self._guarding.release(force=True)
+
+    # One process of the program ---------------------------------------------------------------------------------------
+
+    def _round(self) -> int | None:
+        """Start what is to be run and see it to its end; return its status, or None if something is started again."""
+        self._keep()
+        trial = self._settle()
+        if self._ears.asked:
+            return self._ears.asked
+        self._started_from = self._installer.identity()
+        try:
+            child = self._start()
+        except OSError as error:
+            if trial is None:
+                raise
+            self._take_back(f"cannot be started: {error.strerror}", failed=error.errno in _UNSTARTABLE)
+            return None
+        self._child = self._ears.child = child
+        try:
+            if trial is not None:
+                _log.info("version %s runs on trial", trial.release.version)
+                self._prove(child)
+            if self._supply is not None and self._keeps:
+                self._supply.start()
+            return self._attend(child)
+        finally:
+            self._child = self._ears.child = None
+            self._end_trial()
+            child.close()
+
+    def _start(self) -> _Child:
+        told = {name: value for name, value in environment().items() if not name.startswith(f"{LAUNCHER}_")}
+        told[LAUNCHER] = str(os.getpid())
+        for attempt in range(50):
+            try:
+                pid = os.posix_spawn(
+                    self._plan.executable,
+                    self._plan.command,
+                    told,
+                    setsigmask=self._ears.before,
+                    setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
+                )
+                break
+            except OSError as error:
+                # While it was written, another process of ours may have been about to begin, with a copy of the file's
+                # descriptor.
+                if error.errno != errno.ETXTBSY or attempt == 49:
+                    raise
+                time.sleep(0.02)
+        return _Child(pid, self._ears.hear, self._plan.stop_timeout)
+
+    def _attend(self, child: _Child) -> int | None:
+        """Be with the child until it has ended, by itself or for a successor; return as `_round`."""
+        watch: Watch | None = None
+        while True:
+            trial = self._trial_of(child)
+            if trial is None:
+                watch = None
+                if child.wait(_LOOK):
+                    return self._ended(child)
+                if self._make_way(child):
+                    return child.exit_status if self._ears.asked else None
+                continue
+            self._watched = trial
+            watch = watch or Watch(self._installer, child, handover="same", patience=self._plan.trial_timeout)
+            if child.wait(_STEP):
+                return self._ended(child)
+            fate = watch.look(0)
+            if fate is not None:
+                return self._failed_or_not(child, *fate)
+
+    def _ended(self, child: _Child) -> int | None:
+        trial = self._trial_of(child)
+        if trial is None:
+            return self._again(child)
+        asked = self._ears.asked_name or self._installer.ended(child.pid) or self._installer.ended(trial.process or 0)
+        return self._failed_or_not(child, *judge(child.status(), asked))
+
+    def _failed_or_not(self, child: _Child, failed: bool, reason: str) -> int | None:
+        trial = self._installer.state().on_trial
+        if trial is None:
+            return self._again(child)
+        if failed:
+            return None if self._take_back(reason, failed=True) else child.exit_status
+        if self._ears.asked:
+            self._take_back(reason, failed=False)
+            return child.exit_status
+        if trial.process is None and self._installer.identity() != self._started_from:
+            _log.info("the program has ended for version %s, which is started now", trial.release.version)
+            self._swapped = True
+            return None
+        if self._plan.confirm_on_success and child.exit_status == 0 and self._confirmed():
+            self._trial_of(child)
+            return self._again(child)
+        self._take_back(reason, failed=False)
+        return self._again(child)
+
+    def _again(self, child: _Child) -> int | None:
+        """Return the status, unless the program is to be kept running."""
+        if not self._plan.keep_running or self._ears.asked:
+            return child.exit_status
+        _log.info("the program %s; it is started again", judge(child.exit_status, "")[1])
+        self._ears.pause(_PAUSE)
+        return None
+
+    # The installation -------------------------------------------------------------------------------------------------
+
+    @property
+    def _keeps(self) -> bool:
+        return bool(self._guarding.is_locked)
+
+    def _keep(self) -> None:
+        """Be the one launcher that keeps the installation, if there is no other one."""
+        now = time.monotonic()
+        if self._keeps or now - self._kept_at < _KEEP_EVERY:
+            return
+        first, self._kept_at = self._kept_at < 0, now
+        if self._installer.identity() is None:
+            return  # there is no program, and that will be said
+        try:
+            with contextlib.suppress(UpdateInProgressError), self._installer.lock():
+                pass  # the folder is there now
+            self._guarding.acquire(timeout=0)
+        except Timeout:
+            if first:
+                _log.warning("%s: another process looks after the updates; this one only runs it", self._installer.path)
+        except (PatchifyError, OSError) as error:
+            if first:
+                _log.warning("there are no updates: %s", error)
+
+    def _state(self) -> State:
+        """Return what is remembered; the file is read only if it is another one than before."""
+        try:
+            found = os.stat(self._installer.state_path)
+        except OSError:
+            return State()
+        identity = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if self._seen[0] != identity:
+            self._seen = (identity, self._installer.state())
+        return self._seen[1]
+
+    def _settle(self) -> Update | None:
+        """Leave a program at its path that is to be started now; return the update if it is on trial."""
+        swapped, self._swapped = self._swapped, False
+        state = self._state()
+        untold = state.untold is not None and self._plan.config is not None
+        if not self._keeps or (state.update is None and not untold):
+            return None
+        try:
+            with self._installer.lock(_LOCK_PATIENCE):
+                state = self._installer.recover()
+                if state.on_trial is not None and not swapped:
+                    _log.info("the trial of version %s was interrupted", state.on_trial.release.version)
+                    state = self._installer.give_back("the launcher was ended in the middle of it", failed=False)
+                if state.update is None:
+                    self._tell(state)
+                if self._is_due(state.update, starting=True):
+                    self._swap(state)
+                state = self._installer.state()
+        except PatchifyError as error:
+            _log.error("%s", error)
+            state = self._installer.state()
+        return state.on_trial
+
+    def _is_due(self, update: Update | None, *, starting: bool) -> bool:
+        """Return whether a release is ready and may be put in place."""
+        if self._plan.config is None or not self._keeps or update is None or update.phase is not Phase.STAGED:
+            return False
+        if update.release.sha256 in self._given_up or not self._installer.is_staged(update.release.sha256):
+            return False
+        if self._ears.wanted or update.failures or update.interruptions:  # its moment was there already
+            return True
+        return self._plan.restart == "at-once" or (starting and self._plan.restart == "on-exit")
+
+    def _swap(self, state: State) -> None:
+        update, config = state.update, self._plan.config
+        assert update is not None
+        assert config is not None
+        self._ears.wanted = False
+        try:
+            self._installer.swap(update, config.trial_tries)
+        except PatchifyError:
+            self._given_up.add(update.release.sha256)
+            raise
+        self._swapped = True
+
+    def _make_way(self, child: _Child) -> bool:
+        """End the child if it has a successor; return whether it has."""
+        self._keep()
+        if self._supply is None or self._ears.asked:
+            return False
+        if self._keeps:
+            self._supply.start()
+        state = self._state()
+        if self._ears.wanted and (state.update is None or state.update.phase is not Phase.STAGED):
+            self._ears.wanted = False
+            _log.info("no update is ready")
+        try:
+            return self._succeed(child) if self._is_due(state.update, starting=False) else self._follow(child, state)
+        except UpdateInProgressError:
+            return False  # it is tried again soon
+        except PatchifyError as error:
+            _log.error("%s", error)
+            return not child.alive
+
+    def _succeed(self, child: _Child) -> bool:
+        """End the child and put the release that is ready in its place; return whether it has ended."""
+        with self._installer.lock():
+            state = self._installer.recover()
+            if not self._is_due(state.update, starting=False):
+                return False
+            assert state.update is not None
+            _log.info("version %s is ready; the program is ended", state.update.release.version)
+            child.end()
+            if child.alive:
+                self._given_up.add(state.update.release.sha256)
+                _log.error("process %d cannot be ended", child.pid)
+                return False
+            if not self._ears.asked:
+                self._swap(state)
+            return True
+
+    def _follow(self, child: _Child, state: State) -> bool:
+        """End the child if another launcher, or ``patchify rollback``, has put another good version in place."""
+        identity = self._installer.identity()
+        if identity in (None, self._started_from) or self._plan.restart != "at-once":
+            return False
+        if state.update is not None or state.good is None:
+            return False
+        self._started_from = identity  # it is looked at once
+        if self._installer.installed() != state.good.sha256:
+            return False
+        _log.info("version %s was put in place; the program is ended", state.good.version)
+        child.end()
+        return not child.alive
+
+    # The trial --------------------------------------------------------------------------------------------------------
+
+    def _trial_of(self, child: _Child) -> Update | None:
+        """Return the trial if it is this child's, and tell if it was and has ended well."""
+        trial = self._state().on_trial
+        if trial is not None:
+            if trial.process is None:
+                return trial if self._keeps else None
+            gone = self._keeps and not born_at(trial.process)  # a worker, most likely
+            return trial if gone or self._watched is not None or child.has(trial.process) else None
+        watched, self._watched = self._watched, None
+        good = self._state().good
+        if watched is not None and good == watched.release:
+            _log.info("version %s is confirmed", good.version)
+            signals.emit(signals.update_confirmed, self, version=good.version)
+            self._end_trial()
+        return None
+
+    def _prove(self, child: _Child) -> None:
+        """Confirm the version that runs if it is well; one that embeds the client may do so first."""
+        if self._plan.config is None:
+            return
+        trial = Trial(self._plan.config, installer_for(self._plan.target), lambda: None, child.pid)
+        try:
+            with self._installer.lock(_LOCK_PATIENCE):
+                trial.begin()
+        except PatchifyError as error:
+            _log.error("%s", error)
+        self._trial = trial
+
+    def _end_trial(self) -> None:
+        if self._trial is not None:
+            self._trial.close(orderly=False)
+            self._trial = None
+
+    def _confirmed(self) -> bool:
+        try:
+            with self._installer.lock(_LOCK_PATIENCE):
+                self._installer.confirm()
+        except PatchifyError as error:
+            _log.error("%s", error)
+            return False
+        return True
+
+    def _take_back(self, reason: str, *, failed: bool) -> bool:
+        """Put the previous version back; return whether there is one that can be started."""
+        self._end_trial()
+        trial = self._watched = self._installer.state().on_trial
+        if trial is None:
+            return True
+        self._watched = None
+        try:
+            state = give_back(self._installer, reason, failed=failed, pause=self._ears.pause)
+        except Exception as error:
+            _log.error("version %s %s, and cannot be taken back: %s", trial.release.version, reason, error)
+            return False
+        if state.update is not None:
+            update = state.update
+            count = f"{update.failures} failures of {update.tries} tolerated" if failed else "which is no failure"
+            _log.warning("version %s %s; it is tried again: %s", trial.release.version, reason, count)
+            if failed:
+                self._ears.pause(_PAUSE)
+        else:
+            with contextlib.suppress(PatchifyError), self._installer.lock(_LOCK_PATIENCE):
+                self._tell(state)
+        return True
+
+    def _tell(self, state: State) -> None:
+        """Tell of what was taken back; a program that keeps itself up to date does so as well."""
+        bad = state.untold
+        if bad is None:
+            return
+        _log.error("version %s was taken back and is never tried again: it %s", bad.release.version, bad.reason)
+        signals.emit(
+            signals.rolled_back, self, version=bad.release.version, sha256=bad.release.sha256, reason=bad.reason
+        )
+        if self._plan.config is not None:
+            self._installer.told()
+
+
+class _Ears:
+    """The signals of this process: blocked, taken one by one, and passed on.
+
+    Args:
+        takes_usr2: SIGUSR2 is not passed on, but orders the update.
+    """
+
+    def __init__(self, *, takes_usr2: bool) -> None:
+        self.child: _Child | None = None
+        self.wanted = False
+        self.before: set[int] = set()
+        self._takes_usr2 = takes_usr2
+        self._asked: tuple[int, float] | None = None
+        self._handlers: dict[int, Any] = {}
+        self._all: set[int] = set()
+
+    def __enter__(self) -> Self:
+        for number in (getattr(signal, name) for name in _FORWARDED):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # else the program ignores it as well
+                # Only for what reaches a thread that does not block it, see `_Supply`.
+                self._handlers[number] = signal.signal(number, lambda number, frame: self._take(number))
+        self._handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._all = set(self._handlers)
+        self.before = set(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, self._all)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while signal.sigtimedwait(self._all, 0):
+            pass  # what was said to a program that has ended
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.before)
+
+    @property
+    def asked(self) -> int:
+        """The signal by which somebody has asked the program to end, or 0."""
+        if self._asked is None:
+            return 0
+        number, at = self._asked
+        return number if number == signal.SIGTERM or time.monotonic() - at < _MEANT else 0
+
+    @property
+    def asked_name(self) -> str:
+        """Its name, or nothing."""
+        asked = self.asked
+        return signal.Signals(asked).name if asked else ""
+
+    def hear(self, seconds: float) -> None:
+        """Wait for one signal, but not longer than this, and pass it on."""
+        heard = signal.sigtimedwait(self._all, max(0.0, seconds))
+        if heard is not None and heard.si_signo != signal.SIGCHLD:
+            self._take(heard.si_signo, by_terminal=heard.si_code == _FROM_KERNEL)
+
+    def pause(self, seconds: float) -> None:
+        """Wait, unless the program is to end."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self.asked:
+            self.hear(left)
+
+    def _take(self, number: int, *, by_terminal: bool = False) -> None:
+        name = signal.Signals(number).name
+        if name == "SIGUSR2" and self._takes_usr2:
+            self.wanted = True
+            return
+        if name in _ENDING and self.asked != signal.SIGTERM:
+            self._asked = (number, time.monotonic())
+        child = self.child
+        if child is not None and not (by_terminal and name in _OF_TERMINALS and child.shares_terminal):
+            child.send(number)
+
+
+class _Child(Process):
+    """The program, as this process's child.
+
+    Args:
+        pid: Its number.
+        hear: Waits for a signal.
+        patience: Seconds from asking it to end to ending it.
+    """
+
+    def __init__(self, pid: int, hear: Callable[[float], None], patience: float) -> None:
+        super().__init__(pid)
+        self._hear = hear
+        self._stop_patience = patience
+        self._status: int | None = None
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it has ended, but not longer than this, while signals are passed on; return whether it has."""
+        end = time.monotonic() + seconds
+        while not self._has_ended():
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            self._hear(left)
+        return True
+
+    def status(self) -> int | None:
+        """Return how it ended, as ``os.waitpid`` does; None before that."""
+        return self._status
+
+    @property
+    def exit_status(self) -> int:
+        """How it ended."""
+        assert self._status is not None
+        return self._status
+
+    def end(self, patience: float | None = None) -> None:
+        """Ask it to end, and end it and everything that it has started if it does not."""
+        super().end(self._stop_patience if patience is None else patience)
+
+    def send(self, number: int) -> None:
+        """Send it a signal, if it has not ended."""
+        if not self._has_ended():
+            with contextlib.suppress(OSError):  # it became another user
+                os.kill(self.pid, number)
+
+    def has(self, pid: int) -> bool:
+        """Return whether a process is this one, or was started by it or by one that was."""
+        while pid not in (0, self.pid):
+            try:
+                pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+            except (OSError, IndexError):
+                return False
+        return pid == self.pid
+
+    @property
+    def shares_terminal(self) -> bool:
+        """Whether it gets what the terminal sends to this process."""
+        with contextlib.suppress(OSError):
+            return os.getpgid(self.pid) == os.getpgrp()
+        return False
+
+    def _has_ended(self) -> bool:
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._status = status
+        return self._status is not None
+
+
+class _Supply:
+    """Brings new releases and makes them ready, now and then, in a thread of its own.
+
+    Args:
+        plan: What it is for.
+        config: The configuration for the version that the plan knows.
+        ears: Knows the signals that a process started here is to have blocked.
+    """
+
+    def __init__(self, plan: Plan, config: Config, ears: _Ears) -> None:
+        self._plan = plan
+        self._config = config
+        self._ears = ears
+        self._installer = installer_for(plan.target)
+        self._poller = Poller(self._tick, plan.interval)
+        self._updater: Updater | None = None
+        self._started = False
+
+    def start(self) -> None:
+        """Begin, unless that was done."""
+        if not self._started:
+            self._started = True
+            self._poller.start()
+
+    def close(self) -> None:
+        """Stop; a download is gone on with another time."""
+        if self._updater is not None:
+            self._updater.close()
+        self._poller.close()
+        self._installer.retire()
+
+    def _tick(self) -> float:
+        # What a smoke test starts is to be able to hear signals. Those that come meanwhile are heard a moment later.
+        blocked = signal.pthread_sigmask(signal.SIG_SETMASK, self._ears.before)
+        try:
+            return self._look()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    def _look(self) -> float:
+        try:
+            if not self._installer.elect():
+                return 0.0
+            version = running_version(self._installer) or self._config.current
+        except PatchifyError as error:
+            _log.warning("%s", error)
+            return 0.0
+        if self._updater is None or str(self._updater.config.current) != str(version):
+            if self._updater is not None:
+                self._updater.close()
+            config = replace(self._config, version=version)
+            self._updater = Updater(config, installer=installer_for(self._plan.target), launch=_launch(self._plan))
+        return self._updater.tick()
+
+
+def running_version(installer: Installer) -> Version | None:
+    """Return the version of what stands at the program's path, if that is known. Raises `UnableToReadFileError`."""
+    state = installer.state()
+    update = state.update
+    known = [state.good, state.previous, *((update.release, update.replaces) if update is not None else ())]
+    if not any(known):
+        return None
+    installed = installer.installed()
+    return next((each.version for each in known if each is not None and each.sha256 == installed), None)
+
+
+def _launch(plan: Plan) -> Launch:
+    """Return how the program is started, for the smoke test: which of the words is the program."""
+    command = (os.path.abspath(plan.executable), *plan.command[1:])
+    root = os.path.realpath(plan.target)
+
+    def belongs(word: str) -> bool:
+        return f"{os.path.realpath(word)}{os.sep}".startswith(f"{root}{os.sep}")
+
+    script = "" if belongs(command[0]) else next((word for word in command[1:] if belongs(word)), "")
+    return Launch(command[0], command, os.getcwd(), frozenset(), os.getpid(), script)
