@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from patchify.client.points import reach
 from patchify.errors import UnableToCreateFolderError, UnableToLockError, UpdateInProgressError
 from patchify.files import sync_folder
 
+_THREADS_PATIENCE = 5.0  # seconds at least that a thread waits for another of this process: those are brief
 _MODE = 0o600  # who can open the file can lock it
 GUARDIAN = "guardian.lock"
 """Held, in the same folder, by the process that watches a trial."""
@@ -38,19 +40,32 @@ class Locks:
     def renew(self) -> None:
         """Make fresh locks, of which none is held: after a fork the old ones are the parent's."""
         self._lock = FileLock(self._folder / "lock", mode=_MODE, thread_local=False)
+        self._threads = threading.RLock()  # the lock of the file is one for all of them
         self._election = FileLock(self._folder / "poll.lock", mode=_MODE, thread_local=False)
 
     @contextlib.contextmanager
     def hold(self, patience: float = 0) -> Iterator[None]:
-        """Keep every other updater of this program out, waiting up to so many seconds.
+        """Keep every other updater of this program out, and every other thread, waiting up to so many seconds.
 
         Raises:
-            UpdateInProgressError: another process has it.
+            UpdateInProgressError: another process has it, or another thread.
             UnableToCreateFolderError, UnableToLockError: the folder or the file cannot be used.
         """
         self.make_folder()
+        threads = self._threads
+        if not threads.acquire(timeout=max(patience, _THREADS_PATIENCE)):
+            raise UpdateInProgressError(f"another thread is updating {self._program}")
         try:
-            self._lock.acquire(timeout=patience, poll_interval=0.1)
+            with self._file_lock(patience):
+                yield
+        finally:
+            threads.release()
+
+    @contextlib.contextmanager
+    def _file_lock(self, patience: float) -> Iterator[None]:
+        lock = self._lock
+        try:
+            lock.acquire(timeout=patience, poll_interval=0.1)
         except Timeout:
             raise UpdateInProgressError(f"another process is updating {self._program}") from None
         except OSError as error:
@@ -58,7 +73,7 @@ class Locks:
         try:
             yield
         finally:
-            self._lock.release()
+            lock.release()
 
     def elect(self) -> bool:
         """Return whether this process is the elected one, and stay it until `retire` or the end of the process."""
