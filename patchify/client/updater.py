@@ -55,6 +55,7 @@ from patchify.errors import (
     PatchifyError,
     QuarantinedError,
     SmokeTestError,
+    UnableToGuardError,
     UnableToRestartError,
     UpdateInProgressError,
     WrongVersionError,
@@ -124,6 +125,7 @@ class Updater:
         self._trial = Trial(self.config, self._installer, self._tell_of_confirmation)
         self._failures = 0
         self._starting = True  # until the first tick
+        self._stock_taken = False  # tried again at each tick until it was possible
         self._first = True  # until the first tick as the elected one
         self._actions.renew_lock()
         self._actions.reopen()
@@ -332,8 +334,9 @@ class Updater:
         if self._closing.is_set():
             return
         starting, self._starting = self._starting, False
-        if starting:
+        if not self._stock_taken:
             self._take_stock()
+            self._stock_taken = True
         if not self._installer.elect():
             if self._installer.identity() != self._started_from:  # the elected one has updated it: this one follows
                 self._follow()
@@ -341,7 +344,7 @@ class Updater:
                 self.check()
             return
         first, self._first = self._first, False
-        if first and self.config.automatic == "restart":
+        if first:
             self._finish_staged()
         if not first or self.config.check_on_startup:
             self._as_configured()
@@ -368,7 +371,7 @@ class Updater:
                 bad = state.untold
                 _log.error("version %s was rolled back: it %s", bad.release.version, bad.reason)
                 self._tell_of_bad(bad.release, bad.reason)
-            if state.on_trial is not None:
+            if state.on_trial is not None and self._installer.identity() == self._started_from:  # else it is older
                 self._begin_trial(state.on_trial)
 
     def _begin_trial(self, update: Update) -> None:
@@ -378,9 +381,12 @@ class Updater:
         if str(version) != str(self.config.version):
             problem = str(WrongVersionError(released=str(version), running=str(self.config.current)))
             _log.error("%s", problem)
-        if update.process is None and not is_watching(self._installer):  # the machine was started anew, perhaps
-            with self._guard(self._launch, pid=os.getpid(), handover="same") as guarded:
-                guarded.release()
+        if self.config.guardian and update.process is None and not is_watching(self._installer):
+            try:  # the machine was started anew, perhaps
+                with self._guard(self._launch, pid=os.getpid(), handover="same") as guarded:
+                    guarded.release()
+            except UnableToGuardError as error:  # it can prove good all the same
+                _log.warning("%s", error)
         self._trial.begin(problem)
 
     def _waiting(self) -> Update | None:
@@ -399,7 +405,7 @@ class Updater:
             return
         with self._operation():
             self._staged = self._waiting()
-            if self._staged is not None:
+            if self._staged is not None and self.config.automatic == "restart":
                 self._restart(self._staged)
 
     def _follow(self) -> None:
