@@ -1,14 +1,24 @@
 """What stands in for the seams of an updater: a server without a network, a disk without files, a restart without exec."""
 
 import hashlib
+import os
+import sys
+import threading
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from semver import Version
 
-from patchify.client.state import Staged, judge
+from patchify.client.state import Phase, Release, State, Update, Verdict, settle
 from patchify.client.trust import SignedAnswer
-from patchify.errors import FailedHashVerificationError, UpdateInProgressError, VersionNotFoundError
+from patchify.errors import (
+    FailedHashVerificationError,
+    UnableToSwapError,
+    UpdateInProgressError,
+    VersionNotFoundError,
+)
 from patchify.keys import SigningKey, encode_signature
 from patchify.messages import LatestVersion, VersionHash
 
@@ -86,34 +96,50 @@ class FakePart:
 
 
 class FakeInstaller(Faults):
-    """A program that is some bytes. Another process is played by setting ``locked`` or ``elected``, or by `replace`."""
+    """A program that is some bytes. Another process is played by setting ``locked`` or ``elected``, or by `replace`.
 
-    folder = Path("/nowhere")
+    A release is Python source where it is run: by a smoke test.
+    """
+
+    path = Path("/dev/null/app")  # nobody can make a folder there by mistake
+    folder = Path("/dev/null/.app.patchify")
 
     def __init__(self, program: bytes = b"one"):
         super().__init__()
         self.program = program
-        self.previous = b""
+        self.previous: dict[str, bytes] = {}
         self.downloads: dict[str, bytes] = {}
-        self.state: Staged | None = None
+        self.remembered = State()
+        self.words: dict[int, str] = {}
         self.parts: list[FakePart] = []
-        self.times_replaced = 0
         self.locked = False
         self.elected = True
+        self._lock = threading.RLock()
 
     def replace(self, program: bytes) -> None:
         self.program = program
-        self.times_replaced += 1
+
+    def on_trial(self, version: Version, release: bytes, **members) -> None:
+        """Be where a swap has just been done."""
+        self.previous[sha256(self.program)] = self.program
+        self.downloads[sha256(release)] = release
+        old = Release(Version(1), sha256(self.program))
+        update = Update(Release(version, sha256(release)), old, Phase.ARMED, **{"tries": 1, **members})
+        self.remembered = State(good=old, update=update)
+        self.replace(release)
+
+    # Who may
 
     @contextmanager
     def lock(self, patience: float = 0):
         self.step("lock")
         if self.locked:
             raise UpdateInProgressError("another process is updating")
-        yield
+        with self._lock:
+            yield
 
     def renew_locks(self) -> None:
-        pass
+        self._lock = threading.RLock()
 
     def elect(self) -> bool:
         self.step("elect")
@@ -122,17 +148,64 @@ class FakeInstaller(Faults):
     def retire(self) -> None:
         self.calls.append("retire")
 
-    def identity(self) -> object:
-        return self.times_replaced
+    # What is remembered
 
-    def recover(self) -> Staged | None:
-        self.step("recover")
-        if self.state and judge(self.state, self.installed()).name != "WAITING":
-            self.forget()
-        return self.state
+    def state(self) -> State:
+        return self.remembered
+
+    def note(self, error: str) -> None:
+        self.remembered = replace(self.remembered, checked=datetime.now(UTC), error=error)
+
+    def quarantine(self, release: Release, reason: str) -> State:
+        self.step("quarantine")
+        self.downloads.pop(release.sha256, None)
+        self.remembered = self.remembered.condemned(release, reason)
+        return self.remembered
+
+    def told(self) -> None:
+        self.step("told")
+        self.remembered = replace(self.remembered, untold=None)
+
+    def report(self, process: int, patience: float, problem: str = "") -> None:
+        self.step("report")
+        if self.remembered.on_trial is not None:
+            self.remembered = self.remembered.reported(process, patience, problem)
+
+    def ending(self, reason: str) -> None:
+        self.words[os.getpid()] = reason
+
+    def ended(self, process: int) -> str:
+        return self.words.get(process, "")
+
+    # What is done
+
+    def identity(self) -> object:
+        return self.installed()
 
     def installed(self, progress=lambda done, total: None) -> str:
         return sha256(self.program)
+
+    def launch(self, launch):
+        self.step("launch")
+        return launch
+
+    def trial_launch(self, launch, release, arguments) -> tuple[str, ...]:
+        return (sys.executable, "-I", "-c", self.downloads[release.sha256].decode(), *arguments)
+
+    def kept(self, path: str) -> str:
+        return path
+
+    def recover(self) -> State:
+        self.step("recover")
+        state = self.remembered
+        verdict = settle(state.update, self.installed())
+        if verdict is Verdict.UNSWAPPED:
+            self.remembered = state.returning("the update was interrupted before the swap", failed=False).returned()
+        elif verdict in (Verdict.PUT_BACK, Verdict.BACK):
+            self._return()
+        elif verdict is Verdict.STALE:
+            self.forget()
+        return self.remembered
 
     def part(self, digest: str) -> FakePart:
         self.step("part")
@@ -148,28 +221,54 @@ class FakeInstaller(Faults):
             raise FailedHashVerificationError(str(version), expected=digest, found=sha256(part.data))
         self.downloads[digest] = part.data
 
-    def prepare(self, version, digest, progress) -> Staged:
+    def make_ready(self, release, progress=lambda done, total: None) -> None:
+        self.step("make_ready")
+
+    def prepare(self, release, running, progress) -> Update:
         for done in range(0, 101, 50):
             self.step("prepare")
             progress(done, 100)
-        self.previous = self.program
-        self.state = Staged(version, digest, self.installed())
-        return self.state
+        self.previous[self.installed()] = self.program
+        self.remembered = self.remembered.staged(release, Release(running, self.installed()))
+        return self.remembered.update
 
-    def swap(self, staged: Staged) -> None:
+    def swap(self, update: Update, tries: int) -> bool:
         self.step("swap")
-        if self.installed() != staged.sha256:
-            self.replace(self.downloads.pop(staged.sha256))
+        if self.installed() == update.release.sha256:
+            return False
+        if self.remembered.update is None or self.remembered.update.release != update.release:
+            raise UnableToSwapError(self.path, "the update was given up meanwhile")
+        self.remembered = self.remembered.armed(tries)
+        self.replace(self.downloads[update.release.sha256])
+        return True
 
-    def undo(self, staged: Staged) -> None:
-        self.step("undo")
-        if staged.replaces != staged.sha256:
-            self.replace(self.previous)
-        self.forget()
+    def confirm(self) -> bool:
+        self.step("confirm")
+        if self.remembered.on_trial is None:
+            return False
+        self.remembered = self.remembered.confirmed()
+        self.downloads.clear()
+        return True
 
-    def forget(self) -> None:
+    def give_back(self, reason: str, *, failed: bool | None) -> State:
+        self.step("give_back")
+        if self.remembered.on_trial is not None:
+            self.remembered = self.remembered.returning(reason, failed=failed)
+            self._return()
+        return self.remembered
+
+    def forget(self) -> State:
         self.calls.append("forget")
-        self.state = None
+        self.downloads.clear()
+        self.remembered = replace(self.remembered, update=None)
+        return self.remembered
+
+    def _return(self) -> None:
+        update = self.remembered.update
+        self.replace(self.previous[update.replaces.sha256])
+        self.remembered = self.remembered.returned()
+        if self.remembered.update is None:
+            self.downloads.clear()
 
 
 class FakeRestarter:

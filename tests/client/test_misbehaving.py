@@ -11,7 +11,7 @@ import tracemalloc
 import pytest
 import requests
 
-from patchify.client import Config, Idle, Updater
+from patchify.client import Config, Idle, Updater, staging
 from patchify.client.staging import PartFile
 from patchify.client.transport import LONGEST_RETRY_AFTER, MAX_REDIRECTS, Transport
 from patchify.errors import (
@@ -25,6 +25,7 @@ from patchify.errors import (
     InvalidSignatureError,
     MissingDataError,
     MissingSignatureError,
+    NotEnoughSpaceError,
     RedirectError,
     ServerBusyError,
     TooMuchDataError,
@@ -78,6 +79,7 @@ class Memory:
     def __init__(self, data=b""):
         self.data = data
         self.taken_up = 0
+        self.reserved = []  # the size of the whole, each time that was asked for
 
     @property
     def size(self):
@@ -86,6 +88,9 @@ class Memory:
     def take_up(self, progress):
         self.taken_up += 1
         progress(self.size)
+
+    def reserve(self, total):
+        self.reserved.append(total)
 
     def write(self, data):
         self.data += data
@@ -644,6 +649,23 @@ def test_progress_is_told_from_where_it_goes_on(server, connect):
     assert seen[0] == (100_000, 300_000)
     assert seen[-1] == (300_000, 300_000)
     assert seen == sorted(seen)
+
+
+def test_whether_the_whole_of_it_fits_is_asked_before_more_of_it_arrives(server, connect):
+    part = Memory(DATA[:100_000])
+    download(connect(), part)
+    assert part.reserved == [300_000]
+
+
+def test_a_release_that_does_not_fit_on_the_disk_is_not_begun(host, server, monkeypatch):
+    program = host()
+    with monkeypatch.context() as patch:
+        patch.setattr(staging, "_free", lambda folder: 1_000_000)
+        with pytest.raises(NotEnoughSpaceError) as caught:
+            program.updater.update()
+    assert (caught.value.needed, caught.value.free) == (300_000 + 1024 * 1024, 1_000_000)
+    assert program.program.read_bytes() == OLD
+    assert program.updater.update() is True
 
 
 def test_a_release_has_one_deadline_for_all_its_connections(server, connect):

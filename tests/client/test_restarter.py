@@ -412,7 +412,7 @@ def frozen(monkeypatch, tmp_path):
 
 def test_a_program_that_is_not_frozen_hands_on_its_environment_as_it_is(monkeypatch):
     monkeypatch.setenv("LD_LIBRARY_PATH_ORIG", "/opt")
-    assert restarter._environment() == dict(os.environ)
+    assert restarter.environment() == dict(os.environ)
 
 
 @pytest.mark.parametrize(
@@ -430,7 +430,7 @@ def test_a_frozen_program_hands_on_nothing_of_its_unpacked_files(frozen, monkeyp
             monkeypatch.delenv(name, raising=False)
         else:
             monkeypatch.setenv(name, value.format(mine=frozen))
-    environment = restarter._environment()
+    environment = restarter.environment()
     assert environment["PYINSTALLER_RESET_ENVIRONMENT"] == "1"
     assert environment["PATCHIFY_LEFT_BEHIND"] == str(frozen)
     assert environment.get("LD_LIBRARY_PATH") == expected

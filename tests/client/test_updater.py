@@ -15,8 +15,8 @@ import pytest
 from semver import Version
 
 from patchify import signals
-from patchify.client import Config, Idle, PendingRestart, Restarting, Updater, updater
-from patchify.client.state import Staged
+from patchify.client import Config, FileInstaller, Idle, PendingRestart, Restarting, Updater, updater
+from patchify.client.state import Release, State, Update
 from patchify.client.status import Checking, Downloading
 from patchify.errors import (
     ActionDeniedError,
@@ -41,6 +41,8 @@ from tests.running import PATIENCE, ROOT, wait_until
 
 TWO = Version(2)
 NEW = b"two" * 100
+RELEASE = Release(TWO, sha256(NEW))
+OLD = Release(Version(1), sha256(b"one"))
 DOWNLOADING = [f"Downloading: 2.0.0 ({percent}%)" for percent in range(0, 101, 10)]
 STAGING = ["Installing: 2.0.0"] * 3  # 0, 50 and 100 per cent
 
@@ -53,13 +55,25 @@ class Story:
         self.installer = FakeInstaller()
         self.restarter = FakeRestarter()
         self.config = Config(
-            **{"version": "1.0.0", "api": "https://updates.example.com", "key": key.verifying_key, **config}
+            **{
+                "version": "1.0.0",
+                "api": "https://updates.example.com",
+                "key": key.verifying_key,
+                "guardian": False,
+                **config,
+            }
         )
         self.updater = self.another()
         self.statuses = []
         self.signals = []
         self.updater.subscribe(self.statuses.append)
-        for each in (signals.update_available, signals.update_failed, signals.wait_grew_long):
+        for each in (
+            signals.update_available,
+            signals.update_failed,
+            signals.wait_grew_long,
+            signals.update_confirmed,
+            signals.rolled_back,
+        ):
             each.connect(self._heard(each.name), sender=self.updater, weak=False)
 
     def another(self, config=None) -> Updater:
@@ -167,7 +181,7 @@ def test_download_alone_checks_first(story):
     assert story.printed == ["Checking", *DOWNLOADING, "Idle"]
     assert story.transport.calls == ["latest", "hash", *["release"] * 10]
     assert story.installer.downloads == {sha256(NEW): NEW}
-    assert story.installer.state is None
+    assert story.installer.state().update is None
 
 
 def test_install_alone_downloads_first(story):
@@ -338,9 +352,10 @@ def test_start_leaves_a_staged_release_to_the_host_if_it_is_not_to_restart_by_it
 
 def test_start_forgets_a_staged_release_that_is_not_newer(make_story):
     story = make_story(version="2.0.0")
-    story.installer.state = Staged(TWO, sha256(NEW), replaces=sha256(b"one"))
+    story.installer.downloads[sha256(NEW)] = NEW
+    story.installer.remembered = State(update=Update(RELEASE, OLD))
     story.updater._elected_tick()
-    assert story.installer.state is None
+    assert story.installer.state().update is None
     assert story.restarter.launches == []
 
 
@@ -359,6 +374,7 @@ def test_who_is_not_elected_only_checks_at_its_start(make_story):
 def test_who_is_not_elected_follows_when_the_elected_one_has_replaced_the_program(story):
     story.installer.elected = False
     story.installer.replace(NEW)
+    story.installer.remembered = State(good=RELEASE)
     story.updater._elected_tick()
     assert story.updater.status == Restarting(TWO)
     assert "release" not in story.transport.calls
@@ -667,7 +683,7 @@ def test_a_restarter_that_is_given_the_launch_and_returns_leaves_the_restart_und
         story.updater.check()
 
 
-def test_a_restart_that_never_comes_counts_as_failed_and_then_only_the_restart_is_repeated(story, monkeypatch):
+def test_a_restart_that_never_comes_counts_as_failed_and_is_repeated_once_the_trial_is_given_up(story, monkeypatch):
     monkeypatch.setattr(updater, "_RESTART_PATIENCE", 0.02)
     story.updater.update()
     [(_, error)] = story.wait_for_signal("update-failed")
@@ -678,7 +694,12 @@ def test_a_restart_that_never_comes_counts_as_failed_and_then_only_the_restart_i
     story.updater.deregister_action()
 
     monkeypatch.setattr(updater, "_RESTART_PATIENCE", 300)
-    wait_until(lambda: story.updater.tick() == 0 and story.updater.status == Restarting(TWO), "the restart")
+    wait_until(lambda: story.updater.tick() == 0 and story.transport.calls.count("latest") == 2, "a check")
+    assert story.updater.status == Idle()
+    assert len(story.restarter.launches) == 1
+    story.installer.give_back("was not confirmed within 300 s", failed=True)  # the guardian
+    assert story.updater.tick() == 0
+    assert story.updater.status == Restarting(TWO)
     assert story.transport.calls.count("release") == 10
     assert len(story.restarter.launches) == 2
 
@@ -704,6 +725,9 @@ def test_undoing_leaves_alone_what_another_process_put_in_place(story):
 def test_a_release_that_calls_itself_by_an_older_version_does_not_update_for_ever(story):
     story.updater.update()
     mistaken = story.another()  # the program is 2.0.0 now, and says that it is 1.0.0
+    with pytest.raises(UpdateInProgressError, match="on trial"):
+        mistaken.update()
+    story.installer.confirm()  # by hand
     with pytest.raises(WrongVersionError) as raised:
         mistaken.update()
     assert (raised.value.released, raised.value.running) == ("2.0.0", "1.0.0")
@@ -717,7 +741,7 @@ def test_the_program_must_be_known(story, monkeypatch, tmp_path):
     with pytest.raises(UnableToObtainExecutableError, match="executable="):
         Updater(story.config)
     updater = Updater(Config(version="1.0.0", api="http://x", key=story.config.key, executable=tmp_path / "app"))
-    assert updater._installer.executable == tmp_path / "app"
+    assert updater._installer.path == tmp_path / "app"
     updater.close()
 
 
@@ -827,7 +851,7 @@ def test_closing_gives_up_a_pending_restart_and_lets_actions_start(make_story):
     story.updater.deregister_action()
     story.updater._go_on()  # one that was on its way already
     assert story.restarter.launches == []
-    assert story.installer.state.version == TWO  # for the next start
+    assert story.installer.state().update.release.version == TWO  # for the next start
 
 
 @pytest.mark.parametrize("step", ["prepare", "lock"])
@@ -946,6 +970,7 @@ updater = Updater(
         executable=sys.argv[1],
         automatic=sys.argv[2],
         check_on_startup=True,
+        guardian=False,
     ),
     transport=transport,
     restarter=FakeRestarter(),
@@ -1063,9 +1088,15 @@ def test_of_two_processes_one_acts_until_it_ends(app):
         assert other.ask() == {"calls": 2, "status": "Idle"}
 
 
-def test_of_two_processes_the_other_follows_to_the_new_version_without_downloading_it(app):
+def test_of_two_processes_the_other_follows_to_the_new_version_once_that_is_decided(app):
     with Host(app, TICKING, "restart") as one, Host(app, TICKING, "restart") as other:
         assert one.hear() == other.hear() == {"ready": True}
         assert one.ask()["status"] == "Restarting: 2.0.0"
         assert (app / "app").read_bytes() == b"two"
-        assert other.ask() == {"calls": 2, "status": "Restarting: 2.0.0"}  # the newest version and its hash
+        assert other.ask() == {"calls": 0, "status": "Idle"}
+        installer = FileInstaller(app / "app")
+        state = installer.state()
+        assert (state.on_trial.release.version, state.on_trial.process, state.on_trial.reason) == (TWO, None, "")
+        with installer.lock(PATIENCE):
+            assert installer.confirm()
+        assert other.ask() == {"calls": 0, "status": "Restarting: 2.0.0"}  # without asking anybody
