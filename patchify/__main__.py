@@ -1,19 +1,58 @@
-"""The program ``patchify``, also ``python -m patchify``: the server's commands without ``flask`` in front.
+"""The program ``patchify``, also ``python -m patchify``: the server's commands without ``flask``, and the client's.
 
-It stands outside of both halves, so that it can say which of them is not installed.
+It stands outside of both halves, and loads that of the command that is called: `patchify run` is there for long, and
+has no use for Flask. The commands of a half that is not installed say what to install.
 """
 
-import sys
+from __future__ import annotations
+
+import importlib
+
+import click
 
 from patchify.errors import MissingExtraError
+
+_CLIENT = ("rollback", "run", "status")
+_SERVER = ("check", "hash", "keygen", "list")
+
+
+class _Program(click.Group):
+    """Finds commands in both halves."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of those that are installed."""
+        try:
+            importlib.import_module("patchify.server")
+        except MissingExtraError:
+            return sorted(_CLIENT)
+        return sorted(_CLIENT + _SERVER)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, loading its half."""
+        if cmd_name in _CLIENT:
+            from patchify.client import commands  # noqa: PLC0415 - not for the server's commands
+
+            found: click.Command = getattr(commands, cmd_name)
+            return found
+        if cmd_name not in _SERVER:
+            return None
+        try:
+            from patchify.server.commands import command  # noqa: PLC0415 - it may not be installed
+        except MissingExtraError as error:
+            raise click.ClickException(str(error)) from error
+        return command(ctx, cmd_name, ctx.params.get("app"))
+
+
+@click.command("patchify", cls=_Program)
+@click.option(
+    "-A", "--app", metavar="IMPORT", envvar="FLASK_APP", help="The Flask application that check and list are about."
+)
+def program(app: str | None) -> None:
+    """Make keys, hash releases, see whether a server would start; run programs and keep them up to date."""
 
 
 def main() -> None:
     """Run the command line and end the process with its exit status."""
-    try:
-        from patchify.server.commands import program  # noqa: PLC0415 - it may not be installed
-    except MissingExtraError as error:
-        sys.exit(f"Error: {error}")
     program(prog_name="patchify")
 
 

@@ -299,11 +299,12 @@ class Launcher:
         """Return whether a release is ready and may be put in place."""
         if self._plan.config is None or not self._keeps or update is None or update.phase is not Phase.STAGED:
             return False
-        if update.release.sha256 in self._given_up or not self._installer.is_staged(update.release.sha256):
+        moment = self._plan.restart == "at-once" or (starting and self._plan.restart == "on-exit")
+        if update.failures or update.interruptions:  # its moment was there already
+            moment = True
+        if not self._ears.wanted and (not moment or update.release.sha256 in self._given_up):
             return False
-        if self._ears.wanted or update.failures or update.interruptions:  # its moment was there already
-            return True
-        return self._plan.restart == "at-once" or (starting and self._plan.restart == "on-exit")
+        return self._installer.is_staged(update.release.sha256)
 
     def _swap(self, state: State) -> None:
         update, config = state.update, self._plan.config

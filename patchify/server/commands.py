@@ -98,14 +98,10 @@ def list_releases(info: ScriptInfo, as_json: bool) -> None:
         click.echo(f"{version:<{longest}}  {size:>{width}}  {sha256:<64}  {file}")
 
 
-@click.group("patchify", commands=_group.commands, help=_group.help)
-@click.option(
-    "-A", "--app", metavar="IMPORT", envvar="FLASK_APP", help="The Flask application that check and list are about."
-)
-@click.pass_context
-def program(context: click.Context, app: str | None) -> None:
-    """Take the application's name, as ``flask`` does."""
+def command(context: click.Context, name: str, app: str | None) -> click.Command | None:
+    """Return a command for the program ``patchify``, which takes the application's name as ``flask`` does."""
     context.obj = ScriptInfo(app_import_path=app)
+    return _group.get_command(context, name)
 
 
 def _load(info: ScriptInfo) -> Core:

@@ -291,20 +291,36 @@ def test_an_application_that_cannot_be_imported_is_one_line_with_the_reason(tmp_
     )
 
 
-def test_without_the_server_extra_the_program_is_one_line_that_names_it():
-    code = "import sys; sys.modules['flask'] = None; from patchify.__main__ import main; main()"
-    done = run(sys.executable, "-c", code)
+WITHOUT_FLASK = "import sys; sys.modules['flask'] = None; from patchify.__main__ import main; main()"
+
+
+@pytest.mark.parametrize("command", ["check", "hash", "keygen", "list"])
+def test_without_the_server_extra_its_commands_are_one_line_that_names_it(command):
+    done = run(sys.executable, "-c", WITHOUT_FLASK, command)
     assert done.returncode == 1
     assert done.stderr == (
         "Error: patchify.server needs the package 'flask': install it with pip install 'patchify-updater[server]'\n"
     )
 
 
+def test_without_the_server_extra_the_program_has_the_commands_of_the_client():
+    done = run(sys.executable, "-c", WITHOUT_FLASK, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    names = [line.split()[0] for line in done.stdout.partition("Commands:\n")[2].splitlines()]
+    assert names == ["rollback", "run", "status"]
+
+
+def test_a_command_that_there_is_not_is_wrong_usage():
+    done = run(SCRIPTS / "patchify", "publish")
+    assert done.returncode == 2
+    assert "No such command 'publish'" in done.stderr
+
+
 def test_the_program_is_also_python_dash_m():
     done = run(sys.executable, "-m", "patchify", "--help")
     assert done.returncode == 0
     assert done.stdout.startswith("Usage: patchify ")
-    assert all(f"\n  {name} " in done.stdout for name in ("check", "hash", "keygen", "list"))
+    assert all(f"\n  {name} " in done.stdout for name in ("check", "hash", "keygen", "list", "run"))
 
 
 def test_the_program_ends_with_the_status_of_its_command(monkeypatch, capsys):
