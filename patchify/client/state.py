@@ -14,6 +14,7 @@ import contextlib
 import json
 import logging
 import os
+import stat
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
@@ -240,7 +241,7 @@ def read(path: Path) -> State | None:
     """Return what a state file says, None if there is none.
 
     Raises:
-        UnusableStateError: it is damaged, of another format, or not ours.
+        UnusableStateError: it is damaged, of another format, or not ours to read.
         UnableToReadFileError: it may be readable another time.
     """
     try:
@@ -248,10 +249,22 @@ def read(path: Path) -> State | None:
             return _state(json.loads(file.read(_LIMIT)))
     except FileNotFoundError:
         return None
-    except (IsADirectoryError, PermissionError, *_UNUSABLE) as error:
-        raise UnusableStateError(f"{path} is not usable and counts as not there: {error!r}") from error
+    except (IsADirectoryError, *_UNUSABLE) as error:
+        problem: Exception = error
     except OSError as error:
-        raise UnableToReadFileError(path, error) from error
+        if not (isinstance(error, PermissionError) and _forbids(path)):
+            raise UnableToReadFileError(path, error) from error
+        problem = error
+    raise UnusableStateError(f"{path} is not usable and counts as not there: {problem!r}") from problem
+
+
+def _forbids(path: Path) -> bool:
+    """Return whether a file itself is why it cannot be read, and not what happens to it, as by a scanner on Windows."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return os.name == "posix" and (found.st_uid != os.geteuid() or not found.st_mode & stat.S_IRUSR)
 
 
 def save(path: Path, state: State) -> None:

@@ -84,7 +84,8 @@ def test_a_damaged_file_is_logged(path, caplog):
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EISDIR])
 def test_a_file_that_is_not_ours_is_not_usable(path, monkeypatch, error):
     save(path, FULL)
-    monkeypatch.setattr(io, "open", failing(error))
+    path.chmod(0)
+    monkeypatch.setattr(io, "open", failing(error))  # root may read it all the same
     unusable(path)
 
 
@@ -100,7 +101,7 @@ def test_nor_is_a_folder(path):
     unusable(path)
 
 
-@pytest.mark.parametrize("error", [errno.EIO, errno.EMFILE, errno.ENOMEM])
+@pytest.mark.parametrize("error", [errno.EIO, errno.EMFILE, errno.ENOMEM, errno.EACCES])
 def test_a_file_that_cannot_be_read_just_now_is_told_from_one_that_is_no_good(path, monkeypatch, error, caplog):
     save(path, FULL)
     with monkeypatch.context() as patch:
