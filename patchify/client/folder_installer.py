@@ -68,10 +68,10 @@ class FolderInstaller(Installer):
             UnableToReadFileError: there is no folder.
         """
         with as_error(UnableToReadFileError, self.path):
-            target = self._target()
-            if target is not None and target.parent == self.versions:
+            name = self._current()
+            if name is not None:
                 os.stat(self.path)  # it must be there
-                return target.name.rpartition("-")[2]
+                return name.rpartition("-")[2]
             found = os.stat(self.path)
             os.listdir(self.path)  # and a folder
         return hashlib.sha256(f"folder {found.st_ino}".encode()).hexdigest()
@@ -96,7 +96,8 @@ class FolderInstaller(Installer):
 
     def kept(self, path: str) -> str:
         """Return where a file of the version that runs is to be found whatever becomes current."""
-        return os.path.realpath(path) if self._below(path, self.path) != path else path
+        rest = self._rest(path)
+        return path if rest is None else f"{self._real}{rest}"
 
     def is_staged(self, sha256: str) -> bool:
         """Return whether this release is there, as an archive or unpacked. Raises `UnableToReadFileError`."""
@@ -151,9 +152,10 @@ class FolderInstaller(Installer):
             return
         with as_error(UnableToBackUpError, kept):
             self.versions.mkdir(exist_ok=True)
-            mode = 0o700 | os.stat(self.path).st_mode & 0o011  # who could start the program still can
-            os.chmod(self.versions, mode)
-            os.chmod(self.folder, mode)
+            if self._current() is None:
+                mode = 0o700 | os.stat(self.path).st_mode & 0o011  # who could start the program still can
+                os.chmod(self.versions, mode)
+                os.chmod(self.folder, mode)
             sync_folder(self.folder)
             real = Path(os.path.realpath(self.path))
             self._describe(real, kept)
@@ -233,6 +235,11 @@ class FolderInstaller(Installer):
         except OSError:
             return None
 
+    def _current(self) -> str | None:
+        """Return the name of the kept version that is the program; None if none is."""
+        target = self._target()
+        return target.name if target is not None and target.parent == self.versions else None
+
     def _link_text(self, folder: Path) -> str:
         return os.path.relpath(folder, self.path.parent)  # so that all of it can be moved elsewhere together
 
@@ -255,10 +262,15 @@ class FolderInstaller(Installer):
 
     def _below(self, path: str, folder: Path) -> str:
         """Return the path of a file of the running version as it is below another folder; any other path as it is."""
+        rest = self._rest(path)
+        return path if rest is None else f"{folder}{rest}"
+
+    def _rest(self, path: str) -> str | None:
+        """Return what comes after the folder of the running version in the path of one of its files; else None."""
         for root in (self._real, str(self.path)):
-            if path.startswith(root + os.sep):
-                return str(folder) + path[len(root) :]
-        return path
+            if f"{path}{os.sep}".startswith(root + os.sep):
+                return path[len(root) :]
+        return None
 
 
 def _manifest_of(folder: Path) -> Path:
