@@ -7,6 +7,7 @@ then, and how it ended is not known. A process is known by its PID and the time 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -62,11 +63,16 @@ class Process:
         import fcntl  # noqa: PLC0415 - Windows has neither
 
         info = bytearray(_INFO.pack(_EXIT, *[0] * 13))
-        for _ in range(40):  # until it was waited for by its parent, only its end is known
-            with contextlib.suppress(OSError):
+        for _ in range(40):  # between its end and the moment in which the kernel can tell
+            if (unwaited := _status_of_zombie(self.pid)) is not None:
+                return unwaited
+            try:
                 fcntl.ioctl(self._pidfd, _GET_INFO, info)
-                if _INFO.unpack(info)[0] & _EXIT:
-                    return int(_INFO.unpack(info)[-1])
+            except OSError as error:
+                if error.errno != errno.ESRCH:  # this kernel does not tell
+                    return None
+            if _INFO.unpack(info)[0] & _EXIT:
+                return int(_INFO.unpack(info)[-1])
             info[:8] = struct.pack("=Q", _EXIT)
             time.sleep(_STEP)
         return None
@@ -100,6 +106,15 @@ def born_at(pid: int) -> str:
             return ""
         return "?" if _send(pid, 0) else ""
     return "" if fields[0] in (b"Z", b"X") else fields[19].decode()  # field 22 of proc_pid_stat(5)
+
+
+def _status_of_zombie(pid: int) -> int | None:
+    """Return how a process ended that its parent has not waited for yet."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        if fields[0] == b"Z":
+            return int(fields[49])  # field 52 of proc_pid_stat(5)
+    return None
 
 
 def judge(status: int | None, asked: str) -> tuple[bool, str]:
