@@ -46,14 +46,14 @@ class Trial:
         self._installer = installer
         self._on_confirmed = on_confirmed
         self._process = process
+        self._begun = False
         self._over = threading.Event()
         self._handlers: dict[int, tuple[Any, Any]] = {}
-        self._thread: threading.Thread | None = None
 
     @property
     def running(self) -> bool:
         """Whether it has begun and is not over."""
-        return self._thread is not None and not self._over.is_set()
+        return self._begun and not self._over.is_set()
 
     def begin(self, problem: str = "") -> None:
         """Report this process, under the installation's lock, and see from now on to its confirmation.
@@ -63,9 +63,9 @@ class Trial:
         """
         patience = 0.0 if problem else self._config.trial_timeout.total_seconds()
         self._installer.report(self._process or os.getpid(), patience, problem)
+        self._begun = True
         if not problem and self._config.confirm_automatically:
-            self._thread = threading.Thread(target=self._prove, name="patchify-trial", daemon=True)
-            self._thread.start()
+            threading.Thread(target=self._prove, name="patchify-trial", daemon=True).start()
 
     def confirm(self) -> bool:
         """Confirm the version that runs; return whether it was on trial.

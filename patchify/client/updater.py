@@ -41,7 +41,7 @@ from patchify.client.restarter import (
     remove_left_behind,
 )
 from patchify.client.smoke import smoke_test
-from patchify.client.state import Phase, Release, Update
+from patchify.client.state import Phase, Release, State, Update
 from patchify.client.status import Checking, Downloading, Idle, Installing, PendingRestart, Restarting, Status
 from patchify.client.transport import Transport
 from patchify.client.trial import Trial
@@ -367,10 +367,7 @@ class Updater:
             return
         with self._operation(_STOCK_PATIENCE):
             state = self._installer.recover()
-            if state.untold is not None:
-                bad = state.untold
-                _log.error("version %s was rolled back: it %s", bad.release.version, bad.reason)
-                self._tell_of_bad(bad.release, bad.reason)
+            self._tell_of_untold(state)
             if state.on_trial is not None and self._installer.identity() == self._started_from:  # else it is older
                 self._begin_trial(state.on_trial)
 
@@ -626,7 +623,8 @@ class Updater:
                 cause = error if isinstance(error, OSError) else repr(error)
                 if swapped:
                     failed = True if release_is_at_fault(error, launch) else None
-                    self._installer.give_back(f"cannot be started: {cause}", failed=failed)
+                    state = self._installer.give_back(f"cannot be started: {cause}", failed=failed)
+                    self._tell_of_untold(state)
                 raise UnableToRestartError(launch.program, cause) from error
             if guarded is not None:
                 guarded.release()
@@ -721,6 +719,12 @@ class Updater:
     def _tell_of_confirmation(self) -> None:
         _log.info("version %s is confirmed", self.config.current)
         self._notifier.announce(signals.update_confirmed, version=self.config.current)
+
+    def _tell_of_untold(self, state: State) -> None:
+        bad = state.untold
+        if bad is not None:
+            _log.error("version %s was rolled back: it %s", bad.release.version, bad.reason)
+            self._tell_of_bad(bad.release, bad.reason)
 
     def _tell_of_bad(self, release: Release, reason: str) -> None:
         self._notifier.announce(signals.rolled_back, version=release.version, sha256=release.sha256, reason=reason)
