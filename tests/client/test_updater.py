@@ -1,12 +1,14 @@
 """The story of an update, told with a server, a disk and a restart that are not real, by threads that are."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +18,8 @@ from semver import Version
 
 from patchify import signals
 from patchify.client import Config, FileInstaller, Idle, PendingRestart, Restarting, Updater, updater
-from patchify.client.state import Release, State, Update
+from patchify.client.guardian import LAUNCHER
+from patchify.client.state import Phase, Release, State, Update
 from patchify.client.status import Checking, Downloading
 from patchify.errors import (
     ActionDeniedError,
@@ -25,8 +28,11 @@ from patchify.errors import (
     FailedSignatureVerificationError,
     HttpRequestFailedError,
     NothingStagedError,
+    QuarantinedError,
     ServerBusyError,
+    SmokeTestError,
     UnableToBackUpError,
+    UnableToGuardError,
     UnableToObtainExecutableError,
     UnableToReadFileError,
     UnableToRestartError,
@@ -50,9 +56,12 @@ STAGING = ["Installing: 2.0.0"] * 3  # 0, 50 and 100 per cent
 class Story:
     """An updater, what it works with, and what it says."""
 
-    def __init__(self, key, **config):
+    def __init__(self, key, trial=None, **config):
         self.transport = FakeTransport(key, {"1.0.0": b"one", "2.0.0": NEW})
         self.installer = FakeInstaller()
+        if trial is not None:  # what the updater runs in is version 2.0.0
+            self.installer.on_trial(TWO, NEW, **trial)
+            config = {"version": "2.0.0", **config}
         self.restarter = FakeRestarter()
         self.config = Config(
             **{
@@ -90,6 +99,9 @@ class Story:
 
     def wait_for_status(self, kind):
         return wait_until(lambda: isinstance(self.updater.status, kind) and self.updater.status, kind.__name__)
+
+    def wait_for_trial(self):
+        wait_until(lambda: self.updater.on_trial, "the trial")
 
     def wait_for_signal(self, name):
         return wait_until(lambda: [each for each in self.signals if each[0] == name], name)
@@ -675,6 +687,48 @@ def test_a_restarter_with_a_bug_counts_as_one_that_cannot_start_anything(story):
     assert story.installer.program == b"one"
 
 
+def test_a_release_that_cannot_be_executed_is_tried_again_and_then_quarantined(make_story):
+    story = make_story(trial_tries=1)
+
+    def fail():
+        raise OSError(errno.ENOEXEC, "Exec format error", "app")
+
+    story.restarter.during = fail
+    with pytest.raises(UnableToRestartError):
+        story.updater.update()
+    update = story.installer.state().update
+    assert (update.phase, update.failures) == (Phase.STAGED, 1)
+    with pytest.raises(UnableToRestartError):
+        story.updater.update()
+    [bad] = story.installer.state().bad
+    assert bad.release == RELEASE
+    assert "Exec format error" in bad.reason
+    assert [each for each in story.signals if each[0] == "rolled-back"] == [
+        ("rolled-back", TWO, RELEASE.sha256, bad.reason)
+    ]
+    assert story.installer.state().untold is None
+    assert story.installer.program == b"one"
+    assert story.updater.update() is False
+    assert len(story.restarter.launches) == 2
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "not executable"), ZeroDivisionError()])
+def test_a_restarter_that_fails_for_reasons_of_its_own_says_nothing_of_the_release(make_story, error):
+    story = make_story(trial_tries=0)
+
+    def fail():
+        raise error
+
+    story.restarter.during = fail
+    for _ in range(10):
+        with pytest.raises(UnableToRestartError):
+            story.updater.update()
+    update = story.installer.state().update
+    assert (update.phase, update.failures, update.interruptions) == (Phase.STAGED, 0, 0)
+    story.restarter.during = lambda: None
+    assert story.updater.update() is True
+
+
 def test_a_restarter_that_is_given_the_launch_and_returns_leaves_the_restart_under_way(story):
     assert story.updater.update() is True
     assert story.restarter.launches == [story.updater._launch]
@@ -743,6 +797,359 @@ def test_the_program_must_be_known(story, monkeypatch, tmp_path):
     updater = Updater(Config(version="1.0.0", api="http://x", key=story.config.key, executable=tmp_path / "app"))
     assert updater._installer.path == tmp_path / "app"
     updater.close()
+
+
+# On trial -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_iteration_of_a_new_version_reports_it_and_its_time_confirms_it(make_story):
+    story = make_story(trial={}, trial_period=timedelta())
+    story.updater.start()
+    [(_, version)] = story.wait_for_signal("update-confirmed")
+    assert version == TWO
+    assert not story.updater.on_trial
+    assert story.installer.state() == replace(story.installer.state(), good=RELEASE, previous=OLD, update=None)
+    assert story.installer.calls.count("report") == 1
+    assert story.transport.calls == []
+
+
+def test_a_version_on_trial_says_so_until_its_host_confirms_it(make_story):
+    story = make_story(trial={}, confirm_automatically=False)
+    assert not story.updater.on_trial
+    story.updater._elected_tick()
+    assert story.updater.on_trial
+    assert story.installer.state().on_trial.process == os.getpid()
+    assert story.updater.confirm() is True
+    assert not story.updater.on_trial
+    assert story.updater.confirm() is False
+    assert story.signals == [("update-confirmed", TWO)]
+    assert story.installer.state().good == RELEASE
+
+
+def test_where_nothing_is_on_trial_there_is_nothing_to_confirm(story):
+    story.updater._elected_tick()
+    assert not story.updater.on_trial
+    assert story.updater.confirm() is False
+
+
+def test_while_on_trial_nothing_goes_further_than_a_check(make_story):
+    story = make_story(trial={}, confirm_automatically=False, check_on_startup=True)
+    story.transport.releases["3.0.0"] = b"three"
+    story.updater._elected_tick()
+    assert story.updater.available == Version(3)
+    assert story.transport.calls == ["latest"]
+    for operation in (story.updater.download, story.updater.install, story.updater.update):
+        with pytest.raises(UpdateInProgressError, match=r"version 2\.0\.0 is on trial"):
+            operation()
+    with pytest.raises(NothingStagedError):
+        story.updater.restart()
+    story.updater.confirm()
+    story.updater._elected_tick()
+    assert story.updater.status == Restarting(Version(3))
+    assert story.installer.program == b"three"
+
+
+def test_a_version_that_calls_itself_otherwise_is_never_confirmed(make_story, caplog):
+    story = make_story(trial={}, version="1.9.0", trial_period=timedelta())
+    story.updater._elected_tick()
+    update = story.installer.state().on_trial
+    assert (update.process, update.patience) == (os.getpid(), 0)
+    assert "release 2.0.0 but is configured as version 1.9.0" in update.reason
+    assert "release 2.0.0 but is configured as version 1.9.0" in caplog.text
+    assert story.updater.on_trial
+
+
+def test_build_metadata_is_part_of_what_it_calls_itself(make_story):
+    story = make_story(trial={}, version="2.0.0+other")
+    story.updater._elected_tick()
+    assert "configured as version 2.0.0+other" in story.installer.state().on_trial.reason
+
+
+def test_a_process_of_the_old_version_is_not_the_one_on_trial(story):
+    story.installer.on_trial(TWO, NEW)  # another process has swapped after this one was started
+    story.updater._elected_tick()
+    assert not story.updater.on_trial
+    assert "report" not in story.installer.calls
+
+
+def test_a_trial_begins_later_if_another_process_has_the_lock_at_first(make_story):
+    story = make_story(trial={}, confirm_automatically=False)
+    story.installer.locked = True
+    story.updater._elected_tick()
+    assert not story.updater.on_trial
+    story.installer.locked = False
+    story.updater._elected_tick()
+    assert story.updater.on_trial
+    story.updater._elected_tick()
+    assert story.installer.calls.count("report") == 1
+
+
+def test_who_follows_waits_until_the_trial_is_decided(story):
+    story.installer.elected = False
+    story.installer.on_trial(TWO, NEW)
+    story.updater._elected_tick()
+    assert story.updater.status == Idle()
+    story.installer.confirm()
+    story.updater._elected_tick()
+    assert story.updater.status == Restarting(TWO)
+    assert story.transport.calls == []
+
+
+def test_who_follows_stays_where_it_is_when_the_release_is_taken_back(story):
+    story.installer.elected = False
+    story.installer.on_trial(TWO, NEW, tries=0)
+    story.updater._elected_tick()
+    story.installer.give_back("crashed", failed=True)
+    story.updater._elected_tick()
+    assert story.updater.status == Idle()
+    assert story.restarter.launches == []
+
+
+def test_the_survivor_tells_once_of_what_was_taken_back(make_story):
+    story = make_story()
+    story.installer.on_trial(TWO, NEW, tries=0)
+    story.installer.give_back("was killed by SIGSEGV", failed=True)
+    told = []
+    with signals.rolled_back.connected_to(lambda sender, **facts: told.append(facts)):
+        for _ in range(2):
+            survivor = story.another()
+            survivor._elected_tick()
+            survivor.close()
+    assert told == [{"version": TWO, "sha256": RELEASE.sha256, "reason": "was killed by SIGSEGV"}]
+
+
+def test_a_try_that_failed_is_repeated_at_the_next_start_and_then_given_up(make_story):
+    story = make_story()
+    story.installer.on_trial(TWO, NEW, tries=1)
+    story.installer.give_back("crashed", failed=True)
+    story.updater._elected_tick()
+    assert story.updater.status == Restarting(TWO)
+    assert story.installer.state().on_trial.failures == 1
+    story.installer.give_back("crashed", failed=True)
+    later = story.another()
+    later._elected_tick()
+    assert later.status == Idle()
+    assert later.check() is None
+    later.close()
+
+
+def test_a_release_in_quarantine_is_no_update(story, caplog):
+    story.installer.quarantine(RELEASE, "crashed")
+    with caplog.at_level("INFO"):
+        assert story.updater.check() is None
+    assert "version 2.0.0 is in quarantine: it crashed" in caplog.text
+    assert story.updater.available is None
+    assert story.updater.update() is False
+    assert story.updater.tick() == 0
+    assert "release" not in story.transport.calls
+    assert story.signals == []
+
+
+def test_the_same_version_with_other_bytes_is_an_update(story):
+    story.installer.quarantine(Release(TWO, sha256(b"broken")), "crashed")
+    assert story.updater.update() is True
+    assert story.installer.program == NEW
+
+
+def test_a_release_that_goes_into_quarantine_after_the_check_is_not_downloaded(story):
+    story.updater.check()
+    story.installer.quarantine(RELEASE, "crashed")
+    with pytest.raises(QuarantinedError, match="crashed"):
+        story.updater.download()
+    assert "release" not in story.transport.calls
+
+
+def test_an_error_is_remembered_until_a_check_goes_well(story):
+    story.transport.once["latest"] = HttpRequestFailedError("https://x/latest", "reset")
+    story.updater.tick()
+    assert story.installer.state().error == "https://x/latest: reset"
+    story.updater.check()
+    assert story.installer.state().error == ""
+    assert story.installer.state().checked is not None
+
+
+# The smoke test -------------------------------------------------------------------------------------------------------
+
+
+def test_a_release_that_passes_its_smoke_test_is_installed(make_story):
+    story = make_story(smoke_test=["--version"])
+    story.transport.releases["2.0.0"] = passing = b"import sys; assert sys.argv[1:] == ['--version']"
+    assert story.updater.update() is True
+    assert story.installer.program == passing
+    assert story.installer.calls.index("make_ready") < story.installer.calls.index("prepare")
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        (b"raise SystemExit('no such module')", "exit status 1, saying: no such module"),
+        (b"import os; os.kill(os.getpid(), 9)", "was killed by signal 9"),
+        (b"import signal; signal.pause()", "did not end within 0.5 s"),
+    ],
+)
+def test_a_release_that_fails_its_smoke_test_goes_into_quarantine_and_nothing_was_touched(make_story, source, problem):
+    story = make_story(smoke_test=[], smoke_timeout=timedelta(seconds=0.5 if b"pause" in source else 30))
+    story.transport.releases["2.0.0"] = source
+    with pytest.raises(SmokeTestError, match=problem) as raised:
+        story.updater.update()
+    [bad] = story.installer.state().bad
+    assert (bad.release, bad.reason) == (
+        Release(TWO, sha256(source)),
+        f"failed its smoke test: it {raised.value.problem.removeprefix('it ')}",
+    )
+    assert story.installer.program == b"one"
+    assert "prepare" not in story.installer.calls
+    assert story.installer.state().update is None
+    assert story.signals == [
+        ("update-available", TWO),
+        ("rolled-back", TWO, sha256(source), bad.reason),
+        ("update-failed", raised.value),
+    ]
+    assert story.updater.status == Idle()
+    assert story.updater.update() is False
+    assert story.installer.state().untold is None
+
+
+# The guardian ---------------------------------------------------------------------------------------------------------
+
+
+class FakeGuard:
+    """Stands in for `guardian.guard`: notes what it is asked, and what becomes of what it gives."""
+
+    def __init__(self):
+        self.asked = []
+        self.became = []
+        self.error = None
+
+    def __call__(self, installer, launch, **facts):
+        self.asked.append(facts)
+        if self.error:
+            raise self.error
+        return self
+
+    def release(self):
+        self.became.append("released")
+
+    def dismiss(self):
+        self.became.append("dismissed")
+
+
+@pytest.fixture
+def guard(monkeypatch):
+    monkeypatch.delenv("SYSTEMD_EXEC_PID", raising=False)
+    monkeypatch.delenv("SUPERVISOR_ENABLED", raising=False)
+    monkeypatch.delenv(LAUNCHER, raising=False)
+    made = FakeGuard()
+    monkeypatch.setattr(updater, "guard", made)
+    return made
+
+
+def test_a_guardian_is_ready_before_the_swap_and_left_alone_after_the_restart(make_story, guard):
+    story = make_story(guardian=True, trial_timeout=timedelta(minutes=2))
+    story.installer.before["swap"] = lambda: guard.became.append("swap")
+    story.restarter.during = lambda: guard.became.append("restart")
+    assert story.updater.update() is True
+    assert guard.asked == [{"handover": "other", "pid": os.getpid(), "supervised": False, "patience": 120}]
+    assert guard.became == ["swap", "restart", "released"]
+
+
+def test_without_a_guardian_nothing_is_swapped(make_story, guard):
+    story = make_story(guardian=True)
+    guard.error = UnableToGuardError("app", "no")
+    with pytest.raises(UnableToGuardError):
+        story.updater.update()
+    assert story.installer.program == b"one"
+    assert "swap" not in story.installer.calls
+    guard.error = None
+    assert story.updater.update() is True
+
+
+@pytest.mark.parametrize("room", ["swap", "restart"])
+def test_a_guardian_is_sent_away_if_nothing_comes_of_the_update(make_story, guard, room):
+    story = make_story(guardian=True)
+
+    def fail():
+        raise UnableToSwapError("app", "no")
+
+    if room == "swap":
+        story.installer.before["swap"] = fail
+    else:
+        story.restarter.during = fail
+    with pytest.raises((UnableToSwapError, UnableToRestartError)):
+        story.updater.update()
+    assert guard.became == ["dismissed"]
+    assert story.installer.program == b"one"
+
+
+def test_the_guardian_is_told_which_process_will_be_the_new_version(make_story, guard, monkeypatch):
+    story = make_story(guardian=True)
+    for name, handover in (("exec_restart", "same"), ("exit_restart", "other"), ("gunicorn_restart", "gunicorn")):
+        monkeypatch.setattr(updater, name, story.restarter)
+        monkeypatch.setattr(updater, "gunicorn_master", lambda launch: 4711)
+        story.updater.update()
+        assert guard.asked[-1]["handover"] == handover
+        assert guard.asked[-1]["supervised"] == (name == "exit_restart")
+        assert guard.asked[-1]["pid"] == (4711 if handover == "gunicorn" else os.getpid())
+        story.installer.give_back("ended", failed=None)
+        story.updater._stand_down()
+        monkeypatch.setattr(updater, name, None)
+
+
+def test_whoever_is_no_worker_of_gunicorn_hears_it_from_the_restart(make_story, guard, monkeypatch):
+    story = make_story(guardian=True)
+    monkeypatch.setattr(updater, "gunicorn_restart", story.restarter)
+
+    def fail():
+        raise OSError("this process is no worker of gunicorn")
+
+    story.restarter.during = fail
+    with pytest.raises(UnableToRestartError, match="no worker"):
+        story.updater.update()
+    assert guard.became == ["dismissed"]
+    assert story.installer.state().update.failures == 0
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_the_host_may_say_whether_it_is_supervised(make_story, guard, monkeypatch, supervised):
+    monkeypatch.setenv("SUPERVISOR_ENABLED", "1")
+    story = make_story(guardian=True, supervised=supervised)
+    story.updater.update()
+    assert guard.asked[-1]["supervised"] is supervised
+
+
+def test_under_a_launcher_that_watches_no_guardian_is_needed(make_story, guard, monkeypatch):
+    monkeypatch.setenv(LAUNCHER, "1")
+    monkeypatch.setattr(updater, "is_watching", lambda installer: True)
+    story = make_story(guardian=True)
+    assert story.updater.update() is True
+    assert guard.asked == []
+
+
+def test_whoever_follows_needs_no_guardian(make_story, guard):
+    story = make_story(guardian=True)
+    story.installer.replace(NEW)
+    assert story.updater.update() is True
+    assert guard.asked == []
+
+
+@pytest.mark.parametrize(("process", "watched", "guards"), [(None, False, 1), (None, True, 0), (4711, False, 0)])
+def test_a_version_on_trial_that_nobody_watches_gets_a_guardian(
+    make_story, guard, monkeypatch, process, watched, guards
+):
+    monkeypatch.setattr(updater, "is_watching", lambda installer: watched)
+    story = make_story(trial={"process": process}, guardian=True, confirm_automatically=False)
+    story.updater._elected_tick()
+    assert [each["handover"] for each in guard.asked] == ["same"] * guards
+    assert guard.became == ["released"] * guards
+    assert story.updater.on_trial
+
+
+def test_a_version_on_trial_can_prove_good_without_a_guardian(make_story, guard, monkeypatch):
+    monkeypatch.setattr(updater, "is_watching", lambda installer: False)
+    guard.error = UnableToGuardError("app", "no")
+    story = make_story(trial={}, guardian=True, trial_period=timedelta())
+    story.updater._elected_tick()
+    story.wait_for_signal("update-confirmed")
 
 
 # Ticks and back-off ---------------------------------------------------------------------------------------------------
@@ -838,6 +1245,47 @@ def test_a_closed_updater_refuses_everything(story):
     assert story.transport.closed
     assert story.transport.calls == []
     assert "retire" in story.installer.calls
+
+
+@pytest.mark.parametrize(
+    ("error", "orderly"),
+    [
+        (None, True),
+        (KeyboardInterrupt(), True),
+        (SystemExit(), True),
+        (SystemExit(0), True),
+        (SystemExit(1), False),
+        (SystemExit("no"), False),
+        (ZeroDivisionError(), False),
+    ],
+)
+def test_a_block_that_ends_in_good_order_leaves_word_of_it(make_story, error, orderly):
+    story = make_story(trial={}, confirm_automatically=False)
+    with contextlib.suppress(BaseException), story.updater:
+        story.wait_for_trial()
+        if error is not None:
+            raise error
+    assert bool(story.installer.ended(os.getpid())) is orderly
+    story.updater.close()
+    assert bool(story.installer.ended(os.getpid())) is orderly
+
+
+def test_closing_leaves_word_while_on_trial(make_story):
+    story = make_story(trial={}, confirm_automatically=False)
+    story.updater.start()
+    story.wait_for_trial()
+    story.updater.close()
+    assert story.installer.ended(os.getpid()) == "it closed its updater"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="these are signals of POSIX")
+def test_signals_are_listened_to_from_the_start_to_the_close_of_a_version_on_trial(make_story):
+    before = signal.getsignal(signal.SIGTERM)
+    story = make_story(trial={}, confirm_automatically=False)
+    story.updater.start()
+    assert signal.getsignal(signal.SIGTERM) is not before
+    story.updater.close()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_closing_gives_up_a_pending_restart_and_lets_actions_start(make_story):
