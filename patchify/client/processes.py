@@ -71,8 +71,9 @@ class Process:
             except OSError as error:
                 if error.errno != errno.ESRCH:  # this kernel does not tell
                     return None
-            if _INFO.unpack(info)[0] & _EXIT:
-                return int(_INFO.unpack(info)[-1])
+            else:
+                if _INFO.unpack(info)[0] & _EXIT:
+                    return int(_INFO.unpack(info)[-1])
             info[:8] = struct.pack("=Q", _EXIT)
             time.sleep(_STEP)
         return None
@@ -130,7 +131,7 @@ def judge(status: int | None, asked: str) -> tuple[bool, str]:
         return (False, f"was ended ({asked})") if asked else (True, "ended, and nobody had asked it to")
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        name = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
         return not asked and number not in _POLITE, f"was killed by {name}"
     code = os.WEXITSTATUS(status)
     return not asked and code not in (0, 130, 143), f"ended with exit status {code}"  # 128 + the signal, as shells say
