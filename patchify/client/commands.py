@@ -30,9 +30,10 @@ from patchify.errors import ConfigError, PatchifyError, UpdateInProgressError
 
 _FAILED, _NOT_EXECUTABLE, _NOT_FOUND = 125, 126, 127  # exit statuses of env(1)
 _PHASES = {Phase.STAGED: "ready", Phase.ARMED: "on trial", Phase.RETURNING: "being taken back"}
-_NOT_MEANT = frozenset(  # by a command that begins with it: it runs the program
-    "bash bun dash deno dotnet env gunicorn java lua nice node nohup perl php pypy python ruby sh sudo uvicorn uwsgi zsh".split()
+_RUNNERS = (
+    "bash bun dash deno dotnet env gunicorn java lua nice node nohup perl php pypy python ruby sh sudo uvicorn uwsgi"
 )
+_NOT_MEANT = frozenset(_RUNNERS.split())  # by a command that begins with it: that is not what is to be updated
 _program = click.argument("program", type=click.Path(path_type=Path))
 
 
