@@ -1,4 +1,4 @@
-"""Build the example program as one file: ``python -m examples.build 1 FILE`` (or 2; ``--frozen`` for PyInstaller).
+"""Build the example program as one file: ``python -m examples.build 1 FILE`` (or 2, 3; ``--frozen`` for PyInstaller).
 
 A zipapp holds the program and runs with the Python, and the packages, that built it; PyInstaller packs those too.
 """
@@ -17,7 +17,7 @@ PAYLOAD = 32 * 1024 * 1024  # bytes that make a zipapp as large as a real progra
 
 
 def build_zipapp(version: int, target: Path) -> None:
-    """Write version 1 or 2 of the program to ``target`` as a zipapp that is executable."""
+    """Write a version of the program to ``target`` as a zipapp that is executable."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "examples"
         package.mkdir()
@@ -29,7 +29,7 @@ def build_zipapp(version: int, target: Path) -> None:
 
 
 def build_frozen(version: int, target: Path) -> None:
-    """Write version 1 or 2 of the program to ``target`` as a PyInstaller one-file executable."""
+    """Write a version of the program to ``target`` as a PyInstaller one-file executable."""
     with tempfile.TemporaryDirectory() as folder:
         options = ["--onefile", "--log-level=ERROR", f"--name={target.name}", f"--distpath={target.parent}"]
         places = [f"--workpath={folder}", f"--specpath={folder}", f"--paths={HERE.parent}"]
@@ -40,7 +40,7 @@ def build_frozen(version: int, target: Path) -> None:
 def main() -> None:
     """Build what the command line says."""
     parser = argparse.ArgumentParser(description="Build the example program as one file.")
-    parser.add_argument("version", type=int, choices=(1, 2))
+    parser.add_argument("version", type=int, choices=(1, 2, 3))
     parser.add_argument("file", type=Path)
     parser.add_argument("--frozen", action="store_true", help="with PyInstaller")
     arguments = parser.parse_args()

@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from dynaconf import Dynaconf  # type: ignore[import-untyped]
 
+from patchify import signals
 from patchify.client import Config, Status, Updater
 from patchify.errors import PatchifyError
 
@@ -31,6 +32,7 @@ def main(version: str) -> None:
                 key=settings.updater_api_key,
                 check_on_startup=settings.update_on_startup,
                 check_interval=timedelta(seconds=interval) if interval else None,
+                trial_period=timedelta(seconds=settings.get("trial_period", 30)),
             )
         )
     except (PatchifyError, AttributeError) as error:
@@ -43,6 +45,14 @@ def main(version: str) -> None:
         if str(status) != last:  # progress of the installation does not print
             last = str(status)
             print(f"Status: {status}", flush=True)
+
+    @signals.update_confirmed.connect
+    def kept(updater: Updater, **facts: object) -> None:
+        print(f"Version {facts['version']} has proved good", flush=True)
+
+    @signals.rolled_back.connect
+    def back(updater: Updater, **facts: object) -> None:
+        print(f"Version {facts['version']} was taken back: it {facts['reason']}", flush=True)
 
     stopped = threading.Event()
     for ending in (signal.SIGINT, signal.SIGTERM):

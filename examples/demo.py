@@ -108,17 +108,22 @@ def serving(folder: Path, hashes: dict[str, str]) -> Iterator[str]:
         server.wait(PATIENCE)
 
 
-def watch(program: Path, address: str, key: str, *, frozen: bool) -> None:
-    """Run version 1, show what it says, and end it when version 2 has answered."""
-    environment = {
+def environment_of_program(address: str, key: str) -> dict[str, str]:
+    """Return the environment that the example program is configured by."""
+    return {
         **os.environ,
         "CLI_APP_UPDATER_API_SERVER": address,
         "CLI_APP_UPDATER_API_KEY": key,
         "CLI_APP_APPNAME": APPNAME,
         "CLI_APP_UPDATE_ON_STARTUP": "true",
         "CLI_APP_UPDATE_INTERVAL": "5",
-        "CLI_APP_BUSY_FOR": str(BUSY_FOR),
+        "CLI_APP_TRIAL_PERIOD": "1",
     }
+
+
+def watch(program: Path, address: str, key: str, *, frozen: bool) -> None:
+    """Run version 1, show what it says, and end it when version 2 has answered."""
+    environment = {**environment_of_program(address, key), "CLI_APP_BUSY_FOR": str(BUSY_FOR)}
     process = subprocess.Popen(
         [program], cwd=program.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

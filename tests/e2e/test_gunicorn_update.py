@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from patchify.client import FileInstaller
 from patchify.keys import SigningKey
 from tests.conftest import KEY
 from tests.running import PATIENCE, Gunicorn, wait_until
@@ -64,6 +66,7 @@ def run(request, tmp_path, server):
         web.executable = executable
         return web
 
+    run.told = told
     return run
 
 
@@ -131,3 +134,73 @@ def test_an_application_that_is_loaded_before_the_fork_refuses_and_stays_what_it
         wait_until(lambda: all_workers_are(web, "1.0.0"), f"all workers to answer\n{web.output()}")
         assert hashlib.sha256(web.executable.read_bytes()).hexdigest() != server.versions["2.0.0"]
         assert web.popen.poll() is None
+
+
+FLAWS = {
+    "fails at its first import": "import does_not_exist",
+    "exits with an error after a moment": "import os, threading; threading.Timer(0.3, os._exit, [1]).start()",
+    "hangs before it has an updater": "import time; time.sleep(300)",
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_an_application_that_fails_is_taken_back_and_serves_again(tmp_path, server, flaw):
+    place = tmp_path / "place"
+    place.mkdir()
+    executable = place / "webapp.py"
+    executable.write_bytes(application("module", tmp_path, "1.0.0"))
+    told = {
+        "api": server.api,
+        "key": SigningKey.from_hex(KEY).verifying_key.to_hex(),
+        "executable": str(executable),
+        "slow": str(tmp_path),
+        "trial_period": 2,
+        "trial_timeout": 5,
+    }
+    bad = application("module", tmp_path, "2.0.0").replace(b"import json\n", f"import json\n{FLAWS[flaw]}\n".encode())
+    server.publish("1.0.0", application("module", tmp_path, "1.0.0"))
+    server.start()
+    options = ["--workers", WORKERS, "--chdir", place, "--worker-class", "gthread", "--threads", 4]
+    env = {"TOLD": json.dumps(told), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        with Gunicorn("webapp:app", tmp_path / "log", *options, "--graceful-timeout", 2, env=env) as web:
+            wait_until(lambda: "1.0.0 Idle" in web.output(), "a check")
+            server.publish("2.0.0", bad)
+            wait_until(lambda: "1.0.0 took back 2.0.0" in web.output(), f"the way back\n{web.output()}", 60)
+            assert executable.read_bytes() == application("module", tmp_path, "1.0.0")
+            assert [str(each.release.version) for each in FileInstaller(executable).state().bad] == ["2.0.0"]
+            wait_until(lambda: answers(web) == "1.0.0", "an answer")
+            assert len(masters(place)) == 1
+            # gunicorn's master ends when no worker of its can start; then the guardian has started one as it was
+            assert (web.popen.poll() is not None) == (flaw == "fails at its first import")
+    finally:
+        for pid in masters(place):
+            stop(pid)
+    assert web.output().count("Restarting: 2.0.0") == 1  # it is not tried again
+
+
+def answers(web) -> str | None:
+    try:
+        return ask(web)["version"]
+    except requests.RequestException:
+        return None
+
+
+def masters(place: Path) -> list[int]:
+    """Return the gunicorn masters that work on this folder."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            parent = int((folder / "stat").read_bytes().rpartition(b")")[2].split()[1])
+            parents = Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if os.fsencode(place) in words and parents != words:
+            found.append(int(folder.name))
+    return found
+
+
+def stop(pid: int) -> None:
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its end")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -227,3 +228,48 @@ def test_under_a_shell_loop_it_is_started_once_and_not_by_two(make, server, flaw
     assert len(left(program.app)) == 2  # the loop and the program
     (program.folder / "stop").touch()
     assert program.installer.installed() == server.versions["1.0.0"]
+
+
+SUPERVISORD = """
+[supervisord]
+nodaemon = true
+logfile = {folder}/supervisord.log
+pidfile = {folder}/supervisord.pid
+user = root
+
+[program:app]
+command = {python} {app} one
+directory = {folder}
+autorestart = true
+startsecs = 0
+startretries = 100
+stdout_logfile = {folder}/output
+redirect_stderr = true
+"""
+
+
+@pytest.mark.skipif(shutil.which("supervisord") is None, reason="supervisord is not installed")
+@pytest.mark.skipif(os.geteuid() != 0, reason="the configuration names root")
+@pytest.mark.parametrize("flaw", ["fails at its first import", "hangs before it has an updater"])
+def test_under_supervisord_it_is_put_back_and_left_to_that_to_start(make, server, flaw):
+    program = make()
+    (program.folder / "output").touch()
+    config = program.folder / "supervisord.conf"
+    config.write_text(SUPERVISORD.format(folder=program.folder, python=sys.executable, app=program.app))
+    env = {"TOLD": json.dumps(program.told)}
+    supervisor = Process(["supervisord", "-c", config], program.folder / "supervisor-said", env=env)
+    program.processes.append(supervisor)
+    program.says("1.0.0 Idle")
+    server.publish("2.0.0", broken("2.0.0", flaw))
+    program.says("1.0.0 took back 2.0.0")
+    assert program.installer.installed() == server.versions["1.0.0"]
+    assert len(left(program.app)) == 1
+    assert parent_of(program.app) == supervisor.pid
+
+
+def parent_of(app: Path) -> int:
+    for each in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(app) in (each / "cmdline").read_bytes().split(b"\0"):
+                return int((each / "stat").read_bytes().rpartition(b")")[2].split()[1])
+    raise AssertionError("it does not run")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flask import Flask
 
+from patchify import signals
 from patchify.client import Config, Updater, gunicorn_restart
 
 VERSION = "1.0.0"
@@ -23,6 +24,9 @@ updater = Updater(
         check_interval=timedelta(seconds=1),
         executable=TOLD["executable"],
         retries=0,
+        trial_period=timedelta(seconds=TOLD.get("trial_period", 0.3)),
+        trial_timeout=timedelta(seconds=TOLD.get("trial_timeout", 60)),
+        trial_tries=0,
     ),
     restarter=gunicorn_restart,
 )
@@ -31,6 +35,11 @@ updater = Updater(
 @updater.subscribe
 def show(status):
     os.write(1, f"{os.getpid()} {VERSION} {status}\n".encode())
+
+
+@signals.rolled_back.connect
+def back(sender, **facts):
+    os.write(1, f"{VERSION} took back {facts['version']}: it {facts['reason']}\n".encode())
 
 
 updater.start()
