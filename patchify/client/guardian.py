@@ -310,7 +310,9 @@ def _guard(installer: Installer, process: Process, charge: Charge, launch: Launc
         fate = watch.look()
     failed, reason = fate
     trial = installer.state().on_trial
-    if trial is not None and installer.installed() == trial.replaces.sha256:
+    if trial is None:  # it was confirmed, or taken back, at the last moment
+        return
+    if installer.installed() == trial.replaces.sha256:
         failed, reason = False, "the update was interrupted before the swap"
     give_back(installer, reason, failed=failed)
     if charge.handover == "gunicorn" and watch.process.alive:
