@@ -13,10 +13,10 @@ import os
 import signal
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import click
 from semver import Version
@@ -29,11 +29,13 @@ from patchify.client.state import Bad, Phase, Release, State, UnusableStateError
 from patchify.errors import ConfigError, PatchifyError, UpdateInProgressError
 
 _FAILED, _NOT_EXECUTABLE, _NOT_FOUND = 125, 126, 127  # exit statuses of env(1)
+_LONGEST = 86_400_000  # seconds
 _PHASES = {Phase.STAGED: "ready", Phase.ARMED: "on trial", Phase.RETURNING: "being taken back"}
 _RUNNERS = (
     "bash bun dash deno dotnet env gunicorn java lua nice node nohup perl php pypy python ruby sh sudo uvicorn uwsgi"
 )
 _NOT_MEANT = frozenset(_RUNNERS.split())  # by a command that begins with it: that is not what is to be updated
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _program = click.argument("program", type=click.Path(path_type=Path))
 
 
@@ -181,6 +183,17 @@ class _WrongCallError(click.UsageError):
     exit_code = _FAILED
 
 
+def _seconds(name: str, least: float, default: float, text: str) -> Callable[[_Function], _Function]:
+    """Return an option that is a time, from so many seconds to as long as `Config` allows."""
+
+    def check(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+        if not least <= value <= _LONGEST:  # not a NaN either
+            raise click.BadParameter(f"{value:g} is not {least:g} to {_LONGEST} seconds")
+        return value
+
+    return click.option(name, type=float, metavar="SECONDS", default=default, callback=check, help=text)
+
+
 class _RunCommand(click.Command):
     """A command whose own failures have the exit status that env(1) gives its own."""
 
@@ -204,6 +217,8 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
     unknown = sorted(values.keys() - names)
     if unknown:
         raise click.BadParameter(f"{path}: {unknown[0]!r} is no option")
+    if not isinstance(values.get("smoke_test", []), list):
+        raise click.BadParameter(f"{path}: smoke-test is no list of arguments")
     ctx.default_map = values
 
 
@@ -236,7 +251,7 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
     metavar="PATH",
     help="What is replaced: a file, a folder or the link to one.  [default: the command's first word]",
 )
-@click.option("--interval", type=click.FloatRange(1), default=3600.0, help="Seconds between two checks.")
+@_seconds("--interval", 1, 3600, "Time between two checks.")
 @click.option(
     "--restart",
     type=click.Choice(["on-exit", "at-once", "on-signal"]),
@@ -244,13 +259,9 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
     help="When an update is put in place: before the next start, as soon as it is ready, or at SIGUSR2. The last two "
     "end the program (SIGTERM) and start it anew.",
 )
-@click.option(
-    "--stop-timeout", type=click.FloatRange(0), default=10.0, help="Seconds from SIGTERM to SIGKILL when it is ended."
-)
-@click.option(
-    "--trial-period", type=click.FloatRange(0), default=30.0, help="Seconds of running well that confirm a version."
-)
-@click.option("--trial-timeout", type=click.FloatRange(1), default=300.0, help="Seconds that a trial takes at most.")
+@_seconds("--stop-timeout", 0, 10, "Time from SIGTERM to SIGKILL when it is ended.")
+@_seconds("--trial-period", 0, 30, "How long a new version must run well to be confirmed.")
+@_seconds("--trial-timeout", 1, 300, "How long that may take.")
 @click.option("--tries", type=click.IntRange(0), default=1, help="Failures after which a version is tried again.")
 @click.option("--health-url", metavar="URL", help="An address that answers 200 if the program is well.")
 @click.option(
@@ -327,8 +338,6 @@ def _plan(command: tuple[str, ...], options: dict[str, Any]) -> Plan:
     except ConfigError as error:
         option = {"health": "health-url"}.get(error.key, error.key.replace("_", "-"))
         raise _WrongCallError(f"--{option}: {error.problem}") from error
-    except OverflowError as error:
-        raise _WrongCallError("that many seconds are no time") from error
     return _with(plan, config)
 
 
