@@ -314,11 +314,11 @@ def _plan(command: tuple[str, ...], options: dict[str, Any]) -> Plan:
         keep_running=options["keep_running"],
         confirm_on_success=options["confirm_on_success"],
     )
+    names = {os.path.basename(path).rstrip(".0123456789") for path in (command[0], os.path.realpath(plan.target))}
+    if options["program"] is None and names & _NOT_MEANT:
+        raise _WrongCallError(f"say with --program what is to be updated: not {command[0]}, it seems")
     if options["api"] is None:
         return plan
-    name = os.path.basename(os.path.realpath(plan.target)).rstrip(".0123456789")
-    if options["program"] is None and {name, os.path.basename(command[0]).rstrip(".0123456789")} & _NOT_MEANT:
-        raise _WrongCallError(f"say with --program what is to be updated: not {command[0]}, it seems")
     try:
         version = _version(plan, options["version"])
         config = Config(

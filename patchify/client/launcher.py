@@ -496,8 +496,8 @@ class _Ears:
         return signal.Signals(asked).name if asked else ""
 
     def hear(self, seconds: float) -> None:
-        """Wait for one signal, but not longer than this, and pass it on."""
-        heard = signal.sigtimedwait(self._all, max(0.0, seconds))
+        """Wait for one signal, but not longer than this, and pass it on; it may return early."""
+        heard = signal.sigtimedwait(self._all, min(max(0.0, seconds), _LOOK))  # one that another thread got is run here
         if heard is not None and heard.si_signo != signal.SIGCHLD:
             self._take(heard.si_signo, by_terminal=heard.si_code == _FROM_KERNEL)
 

@@ -310,6 +310,15 @@ def test_what_cannot_be_found_or_executed_has_the_status_that_env_gives(tmp_path
     assert sorted(os.listdir(tmp_path)) == [".garbage.patchify", ".text.patchify", "garbage", "text"]
 
 
+def test_as_the_first_process_of_a_container_it_ends_with_the_status_that_a_shell_gives(place):
+    command = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("only root can make a container here")
+    here = place(b"#!/bin/sh\nkill -TERM $$\n")
+    done = subprocess.run([*command, PATCHIFY, "run", here.app], timeout=30, check=False)
+    assert done.returncode == 128 + signal.SIGTERM
+
+
 def test_a_program_that_does_not_end_when_asked_is_ended(place, server):
     here = place(shell("1.0.0", "trap 'echo no' TERM"))
     launcher = here.run(restart="at-once", **{"stop-timeout": 0.3})
