@@ -16,6 +16,7 @@ from patchify.client.state import Release
 from patchify.errors import (
     FailedHashVerificationError,
     UnableToBackUpError,
+    UnableToObtainExecutableError,
     UnableToReadFileError,
     UnableToSetPermissionsError,
     UnableToSwapError,
@@ -37,7 +38,9 @@ class FileInstaller(Installer):
     """
 
     def __init__(self, executable: Path) -> None:
-        super().__init__(Path(os.path.realpath(executable)))
+        with as_error(UnableToObtainExecutableError, executable):
+            path = os.path.realpath(executable)
+        super().__init__(Path(path))
         self._hashes: dict[_Identity, str] = {}  # what was hashed here already
 
     def identity(self) -> object:

@@ -27,6 +27,7 @@ from patchify.errors import (
     DamagedVersionError,
     FailedHashVerificationError,
     UnableToBackUpError,
+    UnableToObtainExecutableError,
     UnableToReadFileError,
     UnableToSwapError,
     UnableToUnpackError,
@@ -34,6 +35,7 @@ from patchify.errors import (
 from patchify.files import hash_file, sync_folder, write_durably
 
 VERSIONS = "versions"
+_NO_LINK = frozenset({errno.EINVAL, errno.ENOENT, errno.ENOTDIR})
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
@@ -49,7 +51,8 @@ class FolderInstaller(Installer):
     def __init__(self, path: Path, *, max_ratio: int = 200, max_unpacked: int = 16384) -> None:
         super().__init__(Path(os.path.abspath(path)))
         self.versions = self.folder / VERSIONS
-        self._real = os.path.realpath(self.path)  # where the running version is, whatever becomes current
+        with as_error(UnableToObtainExecutableError, self.path):
+            self._real = os.path.realpath(self.path)  # where the running version is, whatever becomes current
         self._max_ratio = max_ratio
         self._max_unpacked = max_unpacked * 1024 * 1024
 
@@ -57,9 +60,9 @@ class FolderInstaller(Installer):
         """Return what tells one link or folder at the program's path from another; None if there is none."""
         try:
             found = self.path.lstat()
+            return (found.st_dev, found.st_ino, self._target())
         except OSError:
             return None
-        return (found.st_dev, found.st_ino, self._target())
 
     def installed(self, progress: Fraction = ignore) -> str:
         """Return the hash of the release that is current; of a folder that is no release of ours, a hash that names it.
@@ -148,9 +151,9 @@ class FolderInstaller(Installer):
 
     def _keep(self, program: Release, progress: Fraction) -> None:
         kept = self.version_path(program)
-        if self._target() == kept:
-            return
         with as_error(UnableToBackUpError, kept):
+            if self._target() == kept:
+                return
             self.versions.mkdir(exist_ok=True)
             if self._current() is None:
                 mode = 0o700 | os.stat(self.path).st_mode & 0o011  # who could start the program still can
@@ -159,15 +162,14 @@ class FolderInstaller(Installer):
             sync_folder(self.folder)
             real = Path(os.path.realpath(self.path))
             self._describe(real, kept)
-            if self.path.is_symlink():  # to a folder of the user's: it stays where it is
-                self._link(str(real), kept)
-            reach("backup-named")
+            if self._target() is not None:  # it is a link to a folder of the user's, which stays where it is
+                self._link(str(real), kept, ("backup-linked", "backup-named"))
 
     def _place(self, release: Release) -> None:
         folder = self.version_path(release)
         self._verify(folder, release)
         with as_error(UnableToSwapError, self.path):
-            if self.path.is_symlink():
+            if self._target() is not None:
                 self._link(self._link_text(folder), self.path, ("placing", "placed"), durable=False)
             else:
                 self._exchange(folder)
@@ -223,17 +225,19 @@ class FolderInstaller(Installer):
                 problem = manifest.matches(Path(os.path.realpath(folder)), text, lambda done: progress(done, 0))
             except FileNotFoundError:
                 problem = "its manifest is missing"
-        if problem is not None:
-            if again and self._target() != folder:
+            if problem is not None and again and self._target() != folder:
                 _remove(_manifest_of(folder))
+        if problem is not None:
             raise DamagedVersionError(str(release.version), folder, problem)
 
     def _target(self) -> Path | None:
-        """Return where the link at the program's path leads in one step; None if it is no link."""
+        """Return where the link at the program's path leads in one step; None if it is no link. Raises `OSError`."""
         try:
             return Path(os.path.normpath(self.path.parent / os.readlink(self.path)))
-        except OSError:
-            return None
+        except OSError as error:
+            if error.errno in _NO_LINK:
+                return None
+            raise  # a link that cannot be read just now must not be taken for a folder that somebody else put there
 
     def _current(self) -> str | None:
         """Return the name of the kept version that is the program; None if none is."""
