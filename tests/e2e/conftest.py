@@ -1,12 +1,14 @@
 """Releases that programs of ours can become, and a real server that has them."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import zipapp
 from pathlib import Path
 
@@ -17,17 +19,25 @@ from tests.conftest import KEY
 from tests.running import PATIENCE, ROOT, Gunicorn, free_port, wait_until
 
 PROGRAM = Path(__file__).with_name("program.py").read_text()
-VERSIONS = ("1.0.0", "2.0.0", "3.0.0")
+FIRST = "import importlib\n"  # what it does first
+VERSIONS = ("1.0.0", "2.0.0", "2.0.1", "3.0.0")
+FLAWS = {  # of a release 2.0.0, and what it does before anything else
+    "fails at its first import": "import does_not_exist",
+    "exits with an error after a moment": "import os, threading; threading.Timer(0.3, os._exit, [1]).start()",
+    "hangs": "import time; time.sleep(300)",
+}
 SPEC = """
 found = Analysis([{folder!r} + "/1.0.0/app.py"], pathex=[{folder!r} + "/1.0.0", {root!r}], hiddenimports=["late"])
 
-def of(version, entries):
+def of(name, entries):
     first = {folder!r} + "/1.0.0/"
-    return [(name, path.replace(first, {folder!r} + f"/{{version}}/"), kind) for name, path, kind in entries]
+    return [(entry, path.replace(first, {folder!r} + f"/{{name}}/"), kind) for entry, path, kind in entries]
 
-for version in {versions}:
-    modules = PYZ(of(version, found.pure))
-    EXE(modules, of(version, found.scripts), found.binaries, found.datas, name=f"app-{{version}}", upx=False)
+for name in {names}:
+    modules = PYZ(of(name, found.pure))
+    EXE(modules, of(name, found.scripts), found.binaries, found.datas, name=f"app-{{name}}", upx=False)
+    program = EXE(modules, of(name, found.scripts), exclude_binaries=True, name="app", upx=False)
+    COLLECT(program, found.binaries, found.datas, name=f"folder-{{name}}", upx=False)
 """
 
 
@@ -82,56 +92,82 @@ def server(tmp_path):
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory):
-    """Return a function that builds a version of the program as a script, zipapp or frozen; all are built once."""
+    """Return a function that builds a release of the program, by its version or by its flaw; all are built once.
+
+    The kinds are a script, a zipapp, a PyInstaller executable ("frozen"), and a PyInstaller folder as an archive.
+    """
     built = {}
 
-    def build(kind: str, version: str) -> bytes:
+    def build(kind: str, name: str) -> bytes:
         if kind not in built:
             folder = tmp_path_factory.mktemp(kind)
-            built[kind] = {"script": scripts, "zipapp": archives, "frozen": frozen}[kind](folder)
-        return built[kind][version]
+            built.update({"script": scripts, "zipapp": archives, "frozen": frozen, "folder": frozen}[kind](folder))
+        return built[kind][name]
 
     return build
 
 
-def source(version: str) -> str:
-    assert PROGRAM.count('VERSION = "1.0.0"') == 1
-    return PROGRAM.replace('VERSION = "1.0.0"', f'VERSION = "{version}"')
+def source(version: str, flaw: str = "") -> str:
+    assert PROGRAM.count('VERSION = "1.0.0"') == PROGRAM.count(FIRST) == 1
+    return PROGRAM.replace('VERSION = "1.0.0"', f'VERSION = "{version}"').replace(FIRST, f"{flaw}\n{FIRST}".lstrip())
 
 
-def scripts(folder: Path) -> dict[str, bytes]:
-    return {version: f"#!{sys.executable}\n{source(version)}".encode() for version in VERSIONS}
+def scripts(folder: Path) -> dict[str, dict[str, bytes]]:
+    return {"script": {version: f"#!{sys.executable}\n{source(version)}".encode() for version in VERSIONS}}
 
 
-def archives(folder: Path) -> dict[str, bytes]:
+def archives(folder: Path) -> dict[str, dict[str, bytes]]:
     built = {}
-    for version in VERSIONS:
-        write_sources(folder / version, version, "__main__.py")
-        padding = os.urandom(int(version[0]) * 700_000)  # so that what is imported late stands elsewhere in each
-        (folder / version / "padding").write_bytes(padding)
-        zipapp.create_archive(folder / version, folder / "app", interpreter=sys.executable)
-        built[version] = (folder / "app").read_bytes()
-    return built
+    for name in (*VERSIONS, *FLAWS):
+        write_sources(folder / name, name, "__main__.py")
+        padding = os.urandom(major(name) * 700_000)  # so that what is imported late stands elsewhere in each
+        (folder / name / "padding").write_bytes(padding)
+        zipapp.create_archive(folder / name, folder / "app", interpreter=sys.executable)
+        built[name] = (folder / "app").read_bytes()
+    return {"zipapp": built}
 
 
-def frozen(folder: Path) -> dict[str, bytes]:
-    """Build all versions at once: finding out what the program imports, which they share, is most of the work."""
-    for version in VERSIONS:
-        write_sources(folder / version, version, "app.py")
+def frozen(folder: Path) -> dict[str, dict[str, bytes]]:
+    """Build all versions of both kinds at once: finding out what the program imports, which they share, takes longest."""
+    names = (*VERSIONS, *FLAWS)
+    for name in names:
+        write_sources(folder / name, name, "app.py")
     spec = folder / "app.spec"
-    spec.write_text(SPEC.format(folder=str(folder), root=str(ROOT), versions=VERSIONS))
+    spec.write_text(SPEC.format(folder=str(folder), root=str(ROOT), names=names))
     places = [f"--distpath={folder}", f"--workpath={folder / 'work'}"]
     command = [sys.executable, "-m", "PyInstaller", "--log-level=ERROR", *places, str(spec)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # nothing of ours runs
+    env["PYINSTALLER_ZLIB_COMPRESSION_LEVEL"] = "1"  # a tenth of the time
     result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=env)
     if result.returncode:
         pytest.skip(f"PyInstaller cannot build here: {result.stderr.strip()[-500:]}")
-    built = {version: (folder / f"app-{version}").read_bytes() for version in VERSIONS}
+    built = {
+        "frozen": {name: (folder / f"app-{name}").read_bytes() for name in names},
+        "folder": {name: archive(folder / f"folder-{name}") for name in names},
+    }
     shutil.rmtree(folder)
     return built
 
 
-def write_sources(folder: Path, version: str, main: str) -> None:
+def archive(folder: Path) -> bytes:
+    """Pack a folder as a release, together with a script and symbolic links, as programs have them."""
+    (folder / "tool").write_text("#!/bin/sh\nexit 7\n")
+    (folder / "tool").chmod(0o755)
+    (folder / "link").symlink_to("tool")
+    (folder / "libraries").symlink_to("_internal")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
+        for path in sorted(folder.iterdir()):
+            tar.add(path, path.name)
+    return packed.getvalue()
+
+
+def write_sources(folder: Path, name: str, main: str) -> None:
     folder.mkdir()
-    (folder / main).write_text(source(version))
-    (folder / "late.py").write_text(f'TEXT = "late {version}"\n' + f"# {'padding ' * 1000}\n" * int(version[0]))
+    version = "2.0.0" if name in FLAWS else name
+    (folder / main).write_text(source(version, FLAWS.get(name, "")))
+    (folder / "late.py").write_text(f'TEXT = "late {version}"\n' + f"# {'padding ' * 1000}\n" * major(version))
+
+
+def major(name: str) -> int:
+    return 2 if name in FLAWS else int(name[0])
