@@ -216,7 +216,7 @@ def guard(
             process = _start(installer, launch, charge)
         ours.settimeout(_READY_WITHIN)
         answer = ours.recv(5)
-        if not getattr(sys, "frozen", False):
+        if not _is_one_file():
             process.wait(_READY_WITHIN)  # what is ready is a child of it
     except (OSError, subprocess.TimeoutExpired) as error:
         ours.close()
@@ -295,10 +295,15 @@ def _detach() -> None:
 
     A PyInstaller one-file program stays one: what started it removes its unpacked files when it ends.
     """
+    if not _is_one_file() and os.fork():
+        os._exit(0)
+
+
+def _is_one_file() -> bool:
+    """Return whether this is a PyInstaller one-file program, whose files lie unpacked elsewhere."""
     unpacked = Path(getattr(sys, "_MEIPASS", sys.executable))
     here = Path(sys.executable)
-    if (unpacked == here or here.parent in (unpacked, unpacked.parent)) and os.fork():
-        os._exit(0)
+    return unpacked != here and here.parent not in (unpacked, unpacked.parent)
 
 
 def _guard(installer: Installer, process: Process, charge: Charge, launch: Launch, asked: Callable[[], str]) -> None:
