@@ -117,7 +117,9 @@ class FolderInstaller(Installer):
 
     def _make_ready(self, release: Release, staged: Path, progress: Fraction) -> None:
         folder = self.version_path(release)
-        if folder.is_dir() and _manifest_of(folder).exists():
+        with as_error(UnableToReadFileError, folder):
+            unpacked = folder.is_dir() and _manifest_of(folder).exists()
+        if unpacked:
             self._verify(folder, release, progress)
             return
         with as_error(UnableToReadFileError, staged), FileIO(staged) as archive:
