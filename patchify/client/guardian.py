@@ -25,11 +25,11 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from patchify.client.installer import Installer
-from patchify.client.locks import GUARDIAN
+from patchify.client.locks import GUARDIAN, watched
 from patchify.client.processes import Process, born_at, judge, running
 from patchify.client.restarter import Launch, environment
 from patchify.client.state import State, Update
-from patchify.errors import UnableToGuardError
+from patchify.errors import UnableToGuardError, UnavailableError
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ _STEP = 0.2  # seconds between two looks at the state
 _READY_WITHIN = 60.0  # seconds that a guardian may take to start; a PyInstaller program unpacks itself first
 _LOCK_PATIENCE = 60.0  # seconds for another process that has the lock
 _ATTEMPTS = 30  # to put the previous version back, a second apart: a disk may be full for a moment
+_PAUSE = 60.0  # seconds after which the guardian begins these attempts anew
 _STARTED_BY_OTHERS_WITHIN = 2.0  # seconds in which an unknown supervisor may start the program again
 _BOOT = (
     "import json, sys; told = json.loads(sys.argv[1]); sys.path[:] = told['path'];"
@@ -244,15 +245,7 @@ def _start(installer: Installer, launch: Launch, charge: Charge) -> subprocess.P
 
 def is_watching(installer: Installer) -> bool:
     """Return whether a guardian watches this installation."""
-    lock = FileLock(installer.folder / GUARDIAN, thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except OSError:
-        return False
-    lock.release()
-    return False
+    return watched(installer.folder)
 
 
 # In the guardian itself -----------------------------------------------------------------------------------------------
@@ -319,17 +312,29 @@ def _guard(installer: Installer, process: Process, charge: Charge, launch: Launc
         return
     if installer.installed() == trial.replaces.sha256:
         failed, reason = False, "the update was interrupted before the swap"
-    give_back(installer, reason, failed=failed)
+    state = _insist(installer, reason, failed=failed)
+    if state.update is None and state.quarantined(trial.release.sha256) is None:
+        return  # it was confirmed while that could not be done
     if charge.handover == "gunicorn" and watch.process.alive:
         with contextlib.suppress(ProcessLookupError):
             os.kill(charge.pid, signal.SIGHUP)
-    elif failed and not charge.supervised and not _started_by_others(installer, launch):
+    elif failed and not charge.supervised and not _started_by_others(installer.launch(launch)):
         start(installer.launch(launch))
 
 
-def _started_by_others(installer: Installer, launch: Launch) -> bool:
+def _insist(installer: Installer, reason: str, *, failed: bool) -> State:
+    """Put the previous version back, however long that is not possible: if this one gives up, nobody does it."""
+    while True:
+        try:
+            return give_back(installer, reason, failed=failed)
+        except UnavailableError as error:
+            _log.error("%s; trying again in %g s", error, _PAUSE)
+            time.sleep(_PAUSE)
+
+
+def _started_by_others(launch: Launch) -> bool:
     end = time.monotonic() + _STARTED_BY_OTHERS_WITHIN
-    while not (found := running(launch.arguments, installer.path)) and time.monotonic() < end:
+    while not (found := running(launch.program, launch.arguments[1:], launch.directory)) and time.monotonic() < end:
         time.sleep(_STEP)
     return found
 

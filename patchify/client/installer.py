@@ -19,11 +19,12 @@ from pathlib import Path
 
 from semver import Version
 
-from patchify.client.locks import Locks
+from patchify.client.locks import Locks, watched
 from patchify.client.points import reach
 from patchify.client.restarter import Launch
 from patchify.client.staging import PartFile
 from patchify.client.state import (
+    MAX_INTERRUPTIONS,
     Phase,
     Release,
     State,
@@ -165,6 +166,16 @@ class Installer(ABC):
             if state.on_trial.process != process:
                 self._unsay()
             self.save(state.reported(process, patience, problem))
+
+    def resume(self, reason: str) -> State:
+        """Go on with a trial that nobody watched to its end, or put the previous version back after too many of these.
+
+        Raises as `give_back`.
+        """
+        state = self.state()
+        if state.on_trial is None or state.on_trial.interruptions >= MAX_INTERRUPTIONS:
+            return self.give_back(reason, failed=False)
+        return self.save(state.resumed())
 
     def ending(self, reason: str) -> None:
         """Leave word that this process, which is on trial, ends through no fault of its own.
@@ -346,14 +357,20 @@ class Installer(ABC):
 
         Raises:
             NoPreviousVersionError: none was kept.
-            UpdateInProgressError: one is on trial.
+            UpdateInProgressError: one is on trial, and somebody watches it.
             FailedHashVerificationError, FileOperationError: as `give_back`.
         """
+        state = self._known()
+        update = state.update
+        if update is not None and update.phase is not Phase.STAGED and self.installed() == update.release.sha256:
+            if update.phase is Phase.ARMED and watched(self.folder):
+                raise UpdateInProgressError(
+                    f"{self.path}: version {update.release.version} is on trial: it is confirmed or taken back soon"
+                )
+            # Who would have done so was killed, or the machine was started anew; the release may be unable to start.
+            self._return(self.save(state.given_up("was taken back by hand")))
+            return update.replaces
         state = self.recover()
-        if state.update is not None and state.update.phase is not Phase.STAGED:
-            raise UpdateInProgressError(
-                f"{self.path}: version {state.update.release.version} is on trial: it is confirmed or taken back soon"
-            )
         if state.good is None or state.previous is None or self.installed() != state.good.sha256:
             raise NoPreviousVersionError(self.path)
         try:

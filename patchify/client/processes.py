@@ -137,16 +137,16 @@ def judge(status: int | None, asked: str) -> tuple[bool, str]:
     return not asked and code not in (0, 130, 143), f"ended with exit status {code}"  # 128 + the signal, as shells say
 
 
-def running(command: tuple[str, ...], program: Path) -> bool:
-    """Return whether a process of this command line, or of this executable, runs beside this one."""
+def running(program: str, arguments: tuple[str, ...], directory: str) -> bool:
+    """Return whether a process beside this one runs an executable with these arguments in this working directory."""
+    executable = os.path.realpath(program)
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it has just ended, or is somebody else's
             if int(folder.name) == os.getpid() or not born_at(int(folder.name)):
                 continue
             words = tuple(map(os.fsdecode, (folder / "cmdline").read_bytes().split(b"\0")[:-1]))
-            if len(command) > 1 and words[1:] == command[1:]:
-                return True
-            if os.readlink(folder / "exe") == str(program) and words[1:] == command[1:]:
+            same_place = os.readlink(folder / "cwd") == os.path.realpath(directory)
+            if words[1:] == arguments and same_place and os.readlink(folder / "exe") == executable:
                 return True
     return False
 

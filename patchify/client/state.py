@@ -147,6 +147,10 @@ class State:
         """Return the state with the process that is on trial, and what keeps it from being confirmed."""
         return self._with(process=process, patience=patience, reason=problem)
 
+    def resumed(self) -> State:
+        """Return the state with the trial going on after an interruption that nobody saw."""
+        return self._with(interruptions=self._update.interruptions + 1, process=None)
+
     def returning(self, reason: str, *, failed: bool | None) -> State:
         """Return the state with the old version on its way back: a failure, an interruption, or (None) neither."""
         update = self._update
@@ -156,6 +160,10 @@ class State:
             interruptions=update.interruptions + (failed is False),
             reason=reason,
         )
+
+    def given_up(self, reason: str) -> State:
+        """Return the state with the old version on its way back by hand: there is no next try."""
+        return self._with(phase=Phase.RETURNING, tries=0, failures=self._update.failures + 1, reason=reason)
 
     def returned(self) -> State:
         """Return the state with the old version back: the release waits for its next try, or is in quarantine."""

@@ -28,6 +28,7 @@ from patchify.client.installer import Fraction, Installer
 from patchify.client.kinds import installer_for
 from patchify.client.notifier import Handler, Notifier
 from patchify.client.polling import Poller
+from patchify.client.processes import born_at
 from patchify.client.restarter import (
     Launch,
     Restarter,
@@ -63,7 +64,7 @@ from patchify.errors import (
 
 _log = logging.getLogger(__name__)
 
-_STOCK_PATIENCE = 10.0  # seconds that the look at where the installation stands waits for another process
+_STOCK_PATIENCE = 60.0  # seconds that the look at where the installation stands waits for another process
 _SWAP_PATIENCE = 60.0  # seconds that a restart waits for another process to finish its download
 _RESTART_PATIENCE = 300.0  # seconds after which a restart that was left to other hands counts as failed
 _GRACE = 0.25  # seconds between the last critical action and the restart, in which a program that ends can say so
@@ -368,17 +369,26 @@ class Updater:
         with self._operation(_STOCK_PATIENCE):
             state = self._installer.recover()
             self._tell_of_untold(state)
-            if state.on_trial is not None and self._installer.identity() == self._started_from:  # else it is older
-                self._begin_trial(state.on_trial)
+            trial = state.on_trial
+            if trial is None or self._installer.identity() != self._started_from:  # or this is an older process
+                return
+            unwatched = not is_watching(self._installer)
+            if unwatched and (trial.process is None or not born_at(trial.process)):
+                state = self._installer.resume("was ended before it was confirmed")
+                if state.on_trial is None:  # it was once too often
+                    self._tell_of_untold(state)
+                    self._restart(Update(trial.replaces, trial.replaces))
+                    return
+            self._begin_trial(trial, unwatched=unwatched)
 
-    def _begin_trial(self, update: Update) -> None:
+    def _begin_trial(self, update: Update, *, unwatched: bool) -> None:
         version = update.release.version
         _log.info("version %s is on trial", version)
         problem = ""
         if str(version) != str(self.config.version):
             problem = str(WrongVersionError(released=str(version), running=str(self.config.current)))
             _log.error("%s", problem)
-        if self.config.guardian and update.process is None and not is_watching(self._installer):
+        if self.config.guardian and unwatched:
             try:  # the machine was started anew, perhaps
                 with self._guard(self._launch, pid=os.getpid(), handover="same") as guarded:
                     guarded.release()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from semver import Version
 
-from patchify.client.state import Phase, Release, State, Update, Verdict, settle
+from patchify.client.state import MAX_INTERRUPTIONS, Phase, Release, State, Update, Verdict, settle
 from patchify.client.trust import SignedAnswer
 from patchify.errors import (
     FailedHashVerificationError,
@@ -255,6 +255,12 @@ class FakeInstaller(Faults):
         if self.remembered.on_trial is not None:
             self.remembered = self.remembered.returning(reason, failed=failed)
             self._return()
+        return self.remembered
+
+    def resume(self, reason: str) -> State:
+        if self.remembered.on_trial.interruptions >= MAX_INTERRUPTIONS:
+            return self.give_back(reason, failed=False)
+        self.remembered = self.remembered.resumed()
         return self.remembered
 
     def forget(self) -> State:

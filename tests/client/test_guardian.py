@@ -1,11 +1,13 @@
 """The guardian: what it makes of what it sees, with fakes; and the whole of it, a real one that watches real programs."""
 
+import functools
 import os
 import signal
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from semver import Version
@@ -214,6 +216,22 @@ def test_putting_back_is_not_tried_for_ever(installer):
     assert len(paused) == 29
 
 
+def test_a_guardian_does_not_give_up(installer, monkeypatch, caplog):
+    installer.always["give_back"] = UnableToWriteStateError("state.json", "disk full")
+    monkeypatch.setattr(guardian, "give_back", functools.partial(give_back, pause=lambda seconds: None))
+    paused = []
+
+    def sleep(seconds):
+        paused.append(seconds)
+        if len(paused) == 3:
+            installer.always.clear()
+
+    monkeypatch.setattr(guardian, "time", SimpleNamespace(sleep=sleep))
+    assert guardian._insist(installer, "crashed", failed=True).update.phase is Phase.STAGED
+    assert paused == [60, 60, 60]
+    assert "trying again in 60 s" in caplog.text
+
+
 @pytest.fixture
 def judge(installer, monkeypatch):
     """Return a function that lets a guardian decide, and tells whom it has started and signalled."""
@@ -224,7 +242,7 @@ def judge(installer, monkeypatch):
     monkeypatch.setattr(guardian.os, "kill", lambda pid, number: did.append((pid, number)))
 
     def judge(status, *, handover="same", supervised=False, runs=False, asked="", alive=False):
-        monkeypatch.setattr(guardian, "running", lambda command, program: runs)
+        monkeypatch.setattr(guardian, "running", lambda *_: runs)
         launch = Launch("/bin/sh", ("sh",), "/", frozenset(), GONE)
         charge = Charge("", "", handover, GONE, "", supervised, -1.0 if alive else 10.0, 0, asdict(launch))
         process = FakeProcess()

@@ -248,20 +248,21 @@ def test_a_process_failed_unless_it_was_asked_to_end_or_ended_in_good_order(stat
 # Does it run again? ---------------------------------------------------------------------------------------------------
 
 
-def test_a_process_of_the_same_arguments_is_found_until_it_ends(spawn):
-    child = ready(spawn(SLEEP, "one of a kind", str(os.getpid())))
-    command = ("python", "-I", "-c", SLEEP, "one of a kind", str(os.getpid()))
-    assert running(command, Path("/nowhere"))
-    assert not running((*command, "more"), Path("/nowhere"))
+def test_a_process_of_the_same_arguments_is_found_until_it_ends(spawn, tmp_path):
+    child = ready(spawn(SLEEP, "one of a kind", str(os.getpid()), cwd=tmp_path))
+    arguments = ("-I", "-c", SLEEP, "one of a kind", str(os.getpid()))
+    assert running(sys.executable, arguments, str(tmp_path))
+    assert not running(sys.executable, (*arguments, "more"), str(tmp_path))
+    assert not running(sys.executable, arguments, "/")  # its arguments may mean something else there
+    assert not running("/bin/cat", arguments, str(tmp_path))
     child.kill()
-    wait_until(lambda: not running(command, Path("/nowhere")), "its end")  # also before it was waited for
+    wait_until(lambda: not running(sys.executable, arguments, str(tmp_path)), "its end")  # though nobody waited for it
 
 
 def test_a_program_without_arguments_is_found_by_its_executable(tmp_path):
     program = tmp_path / "app"
     program.symlink_to("/bin/cat")
-    with subprocess.Popen([program], stdin=subprocess.PIPE) as child:
-        executable = Path(os.readlink(f"/proc/{child.pid}/exe"))
-        assert running((str(program),), executable)
-        assert not running((str(program),), tmp_path / "other")
+    with subprocess.Popen([program], stdin=subprocess.PIPE, cwd=tmp_path) as child:
+        assert running(str(program), (), str(tmp_path))
+        assert not running(str(tmp_path / "other"), (), str(tmp_path))
         child.stdin.close()

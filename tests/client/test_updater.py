@@ -19,7 +19,7 @@ from semver import Version
 from patchify import signals
 from patchify.client import Config, FileInstaller, Idle, PendingRestart, Restarting, Updater, updater
 from patchify.client.guardian import LAUNCHER
-from patchify.client.state import Phase, Release, State, Update
+from patchify.client.state import MAX_INTERRUPTIONS, Phase, Release, State, Update
 from patchify.client.status import Checking, Downloading
 from patchify.errors import (
     ActionDeniedError,
@@ -46,6 +46,7 @@ from tests.client.fakes import FakeInstaller, FakeRestarter, FakeTransport, sha2
 from tests.running import PATIENCE, ROOT, wait_until
 
 TWO = Version(2)
+GONE = 2**22 + 1  # no PID is so high
 NEW = b"two" * 100
 RELEASE = Release(TWO, sha256(NEW))
 OLD = Release(Version(1), sha256(b"one"))
@@ -1132,7 +1133,7 @@ def test_whoever_follows_needs_no_guardian(make_story, guard):
     assert guard.asked == []
 
 
-@pytest.mark.parametrize(("process", "watched", "guards"), [(None, False, 1), (None, True, 0), (4711, False, 0)])
+@pytest.mark.parametrize(("process", "watched", "guards"), [(None, False, 1), (None, True, 0), (GONE, False, 1)])
 def test_a_version_on_trial_that_nobody_watches_gets_a_guardian(
     make_story, guard, monkeypatch, process, watched, guards
 ):
@@ -1142,6 +1143,29 @@ def test_a_version_on_trial_that_nobody_watches_gets_a_guardian(
     assert [each["handover"] for each in guard.asked] == ["same"] * guards
     assert guard.became == ["released"] * guards
     assert story.updater.on_trial
+
+
+def test_a_trial_that_nobody_watched_to_its_end_goes_on_only_so_often(make_story, monkeypatch):
+    monkeypatch.setattr(updater, "is_watching", lambda installer: False)
+    story = make_story(trial={"interruptions": MAX_INTERRUPTIONS - 1}, confirm_automatically=False)
+    story.updater._elected_tick()
+    assert story.updater.on_trial
+    assert story.installer.state().update.interruptions == MAX_INTERRUPTIONS
+    assert story.restarter.launches == []
+    story.installer.remembered = story.installer.remembered.reported(GONE, 1, "")
+    later = story.another()
+    later._elected_tick()
+    assert later.status == Restarting(Version(1))
+    assert story.installer.program == b"one"
+    assert story.installer.state().quarantined(sha256(NEW)).reason.startswith("was ended 6 times")
+    later.close()
+
+
+def test_a_worker_beside_the_one_that_has_reported_is_no_interruption(make_story, monkeypatch):
+    monkeypatch.setattr(updater, "is_watching", lambda installer: False)
+    story = make_story(trial={"process": os.getpid()}, confirm_automatically=False)
+    story.updater._elected_tick()
+    assert story.installer.state().update.interruptions == 0
 
 
 def test_a_version_on_trial_can_prove_good_without_a_guardian(make_story, guard, monkeypatch):
