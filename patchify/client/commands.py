@@ -76,11 +76,11 @@ def rollback(program: Path) -> None:
         installer = _installation(program)
         _remembered(installer)
         with installer.lock():
-            given_up = installer.recover().good
             release = installer.recall()
+            given_up = installer.state().untold
     click.echo(f"version {release.version} is in place; it runs when {installer.path} is started the next time")
     if given_up is not None:
-        click.echo(f"version {given_up.version} is in quarantine and is not tried again")
+        click.echo(f"version {given_up.release.version} is in quarantine and is not tried again")
 
 
 @contextlib.contextmanager

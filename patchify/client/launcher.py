@@ -426,8 +426,8 @@ class Launcher:
             return False
         if state.update is not None:
             update = state.update
-            count = f"{update.failures} failures of {update.tries} tolerated" if failed else "which is no failure"
-            _log.warning("version %s %s; it is tried again: %s", trial.release.version, reason, count)
+            count = f"failure {update.failures}, {update.tries} are tolerated" if failed else "which is no failure"
+            _log.warning("version %s %s (%s); it will be tried again", trial.release.version, reason, count)
             if failed:
                 self._ears.pause(_PAUSE)
         else:

@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 
 import pytest
 from click.testing import CliRunner
+from filelock import FileLock
 from semver import Version
 
 from patchify.client import commands
 from patchify.client.file_installer import FileInstaller
 from patchify.client.launcher import Plan
+from patchify.client.locks import GUARDIAN
 from patchify.client.state import Bad, Phase, Release, State, Update, save
 from patchify.keys import SigningKey
 from tests.conftest import KEY
@@ -203,11 +205,20 @@ def test_rollback_puts_the_previous_version_back_and_the_other_in_quarantine(ins
 
 def test_rollback_refuses_while_a_version_is_on_trial(installer):
     updated(installer)
-    result = invoke(commands.rollback, installer.path)
+    with FileLock(installer.folder / GUARDIAN):
+        result = invoke(commands.rollback, installer.path)
     assert result.exit_code == 1
     assert result.stderr.startswith(f"Error: {installer.path}: version 2.0.0 is on trial")
     assert installer.path.read_bytes() == b"two"
     assert installer.state().on_trial
+
+
+def test_rollback_takes_back_what_nobody_watches(installer):
+    updated(installer)
+    result = invoke(commands.rollback, installer.path)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[1] == "version 2.0.0 is in quarantine and is not tried again"
+    assert installer.path.read_bytes() == b"one"
 
 
 # run ------------------------------------------------------------------------------------------------------------------

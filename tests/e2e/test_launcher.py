@@ -346,7 +346,7 @@ def test_a_version_that_fails_is_taken_back_and_never_tried_again(place, server,
     launcher.wait_for("start 1.0.0")
     server.publish("2.0.0", data)
     said = launcher.wait_for(f"patchify: version 2.0.0 was taken back and is never tried again: it {reason}")
-    assert f"version 2.0.0 {reason}; it is tried again: 1 failures of 1 tolerated" in said
+    assert f"version 2.0.0 {reason} (failure 1, 1 are tolerated); it will be tried again" in said
     wait_until(lambda: here.starts().count("1.0.0") == 2, "the start of version 1")
     assert here.installer.installed() == server.versions["1.0.0"]
     state = here.state()
