@@ -24,7 +24,9 @@ from semver import Version
 from patchify.client.config import Config
 from patchify.client.installer import Installer
 from patchify.client.kinds import installer_for
-from patchify.client.launcher import Launcher, Plan, running_version
+from patchify.client.launcher import Launcher
+from patchify.client.plan import Plan
+from patchify.client.supply import running_version
 from patchify.client.state import Bad, Phase, Release, State, UnusableStateError, Update, read
 from patchify.errors import ConfigError, PatchifyError, UpdateInProgressError
 

@@ -11,85 +11,32 @@ import contextlib
 import errno
 import logging
 import os
-import shutil
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, Self
 
 from filelock import FileLock, Timeout
-from semver import Version
 
 from patchify import signals
-from patchify.client.config import Config
+from patchify.client.child import Child, Ears
 from patchify.client.guardian import LAUNCHER, Watch, give_back
-from patchify.client.installer import Installer
 from patchify.client.kinds import installer_for
 from patchify.client.locks import GUARDIAN
-from patchify.client.polling import Poller
-from patchify.client.processes import Process, born_at, judge
-from patchify.client.restarter import Launch, environment
+from patchify.client.plan import Plan
+from patchify.client.processes import born_at, judge
+from patchify.client.restarter import environment
 from patchify.client.state import Phase, State, Update
+from patchify.client.supply import Supply
 from patchify.client.trial import Trial
-from patchify.client.updater import Updater
 from patchify.errors import PatchifyError, UpdateInProgressError
 
 _log = logging.getLogger(__name__)
 
-Restart = Literal["on-exit", "at-once", "on-signal"]
-"""When a release that is ready is put in place: when the program has ended, as soon as possible, or at SIGUSR2."""
-
-_FORWARDED = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGTTIN", "SIGTTOU")
-_ENDING = ("SIGINT", "SIGQUIT", "SIGTERM")
-_OF_TERMINALS = ("SIGINT", "SIGQUIT", "SIGWINCH", "SIGTTIN", "SIGTTOU")  # which a terminal sends to the child as well
-_FROM_KERNEL = 0x80  # SI_KERNEL of sigaction(2)
 _LOOK = 0.5  # seconds between two looks at the installation; one is a stat
 _STEP = 0.2  # seconds between two of them during a trial
 _PAUSE = 1.0  # seconds before a version that failed is tried again, or a program that ended is started again
-_MEANT = 30.0  # seconds in which a SIGINT explains an end; a program may also take it for something else
 _LOCK_PATIENCE = 10.0  # seconds
 _KEEP_EVERY = 5.0  # seconds after which a launcher looks whether the installation is kept by no other one any more
 _UNSTARTABLE = frozenset({errno.ENOEXEC, errno.EACCES, errno.ENOENT, errno.ELIBBAD, errno.ENOTDIR, errno.EISDIR})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a launcher is told.
-
-    Args:
-        command: What is run.
-        program: The file that is replaced, or the folder, or the link to it. Default: the file that the command names.
-        config: How it is kept up to date; None only guards a program that does so itself.
-        interval: Seconds between two checks.
-        restart: When a release that is ready is put in place.
-        stop_timeout: Seconds from asking the program to end (SIGTERM) to ending it.
-        trial_timeout: Seconds that a version on trial has to report itself, if it embeds the client.
-        keep_running: Start the program again whenever it ends by itself.
-        confirm_on_success: Confirm a version on trial that ends by itself with status 0.
-    """
-
-    command: tuple[str, ...]
-    program: Path | None = None
-    config: Config | None = None
-    interval: float = 3600.0
-    restart: Restart = "on-exit"
-    stop_timeout: float = 10.0
-    trial_timeout: float = 300.0
-    keep_running: bool = False
-    confirm_on_success: bool = False
-
-    @property
-    def executable(self) -> str:
-        """The file that the command names, as it would be found by a shell."""
-        word = self.command[0]
-        return word if os.sep in word else shutil.which(word) or word
-
-    @property
-    def target(self) -> Path:
-        """What is replaced."""
-        return Path(os.path.abspath(self.program or self.executable))
 
 
 class Launcher:
@@ -102,11 +49,11 @@ class Launcher:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._installer = installer_for(plan.target)
-        self._ears = _Ears(takes_usr2=plan.restart == "on-signal")
+        self._ears = Ears(takes_usr2=plan.restart == "on-signal")
         self._guarding = FileLock(self._installer.folder / GUARDIAN, thread_local=False)
         self._kept_at = -_KEEP_EVERY
-        self._supply = _Supply(plan, plan.config, self._ears) if plan.config is not None else None
-        self._child: _Child | None = None
+        self._supply = Supply(plan, plan.config, self._ears) if plan.config is not None else None
+        self._child: Child | None = None
         self._trial: Trial | None = None
         self._watched: Update | None = None  # the trial of the child, as long as it is not known how it ended
         self._started_from: object = None  # what stood at the program's path when the child was started
@@ -161,7 +108,7 @@ class Launcher:
             self._end_trial()
             child.close()
 
-    def _start(self) -> _Child:
+    def _start(self) -> Child:
         told = {name: value for name, value in environment().items() if not name.startswith(f"{LAUNCHER}_")}
         told[LAUNCHER] = str(os.getpid())
         for attempt in range(50):
@@ -180,9 +127,9 @@ class Launcher:
                 if error.errno != errno.ETXTBSY or attempt == 49:
                     raise
                 time.sleep(0.02)
-        return _Child(pid, self._ears.hear, self._plan.stop_timeout)
+        return Child(pid, self._ears.hear, self._plan.stop_timeout)
 
-    def _attend(self, child: _Child) -> int | None:
+    def _attend(self, child: Child) -> int | None:
         """Be with the child until it has ended, by itself or for a successor; return as `_round`."""
         watch: Watch | None = None
         while True:
@@ -202,14 +149,14 @@ class Launcher:
             if fate is not None:
                 return self._failed_or_not(child, *fate)
 
-    def _ended(self, child: _Child) -> int | None:
+    def _ended(self, child: Child) -> int | None:
         trial = self._trial_of(child)
         if trial is None:
             return self._again(child)
         asked = self._ears.asked_name or self._installer.ended(child.pid) or self._installer.ended(trial.process or 0)
         return self._failed_or_not(child, *judge(child.status(), asked))
 
-    def _failed_or_not(self, child: _Child, failed: bool, reason: str) -> int | None:
+    def _failed_or_not(self, child: Child, failed: bool, reason: str) -> int | None:
         trial = self._installer.state().on_trial
         if trial is None:
             return self._again(child)
@@ -228,7 +175,7 @@ class Launcher:
         self._take_back(reason, failed=False)
         return self._again(child)
 
-    def _again(self, child: _Child) -> int | None:
+    def _again(self, child: Child) -> int | None:
         """Return the status, unless the program is to be kept running."""
         if not self._plan.keep_running or self._ears.asked:
             return child.exit_status
@@ -318,7 +265,7 @@ class Launcher:
             raise
         self._swapped = True
 
-    def _make_way(self, child: _Child) -> bool:
+    def _make_way(self, child: Child) -> bool:
         """End the child if it has a successor; return whether it has."""
         self._keep()
         if self._supply is None or self._ears.asked:
@@ -337,7 +284,7 @@ class Launcher:
             _log.error("%s", error)
             return not child.alive
 
-    def _succeed(self, child: _Child) -> bool:
+    def _succeed(self, child: Child) -> bool:
         """End the child and put the release that is ready in its place; return whether it has ended."""
         with self._installer.lock():
             state = self._installer.recover()
@@ -354,7 +301,7 @@ class Launcher:
                 self._swap(state)
             return True
 
-    def _follow(self, child: _Child, state: State) -> bool:
+    def _follow(self, child: Child, state: State) -> bool:
         """End the child if another launcher, or ``patchify rollback``, has put another good version in place."""
         identity = self._installer.identity()
         if identity in (None, self._started_from) or self._plan.restart != "at-once":
@@ -370,7 +317,7 @@ class Launcher:
 
     # The trial --------------------------------------------------------------------------------------------------------
 
-    def _trial_of(self, child: _Child) -> Update | None:
+    def _trial_of(self, child: Child) -> Update | None:
         """Return the trial if it is this child's, and tell if it was and has ended well."""
         trial = self._state().on_trial
         if trial is not None:
@@ -386,7 +333,7 @@ class Launcher:
             self._end_trial()
         return None
 
-    def _prove(self, child: _Child) -> None:
+    def _prove(self, child: Child) -> None:
         """Confirm the version that runs if it is well; one that embeds the client may do so first."""
         if self._plan.config is None:
             return
@@ -446,221 +393,3 @@ class Launcher:
         )
         if self._plan.config is not None:
             self._installer.told()
-
-
-class _Ears:
-    """The signals of this process: blocked, taken one by one, and passed on.
-
-    Args:
-        takes_usr2: SIGUSR2 is not passed on, but orders the update.
-    """
-
-    def __init__(self, *, takes_usr2: bool) -> None:
-        self.child: _Child | None = None
-        self.wanted = False
-        self.before: set[int] = set()
-        self._takes_usr2 = takes_usr2
-        self._asked: tuple[int, float] | None = None
-        self._handlers: dict[int, Any] = {}
-        self._all: set[int] = set()
-
-    def __enter__(self) -> Self:
-        for number in (getattr(signal, name) for name in _FORWARDED):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # else the program ignores it as well
-                # Only for what reaches a thread that does not block it, see `_Supply`.
-                self._handlers[number] = signal.signal(number, lambda number, frame: self._take(number))
-        self._handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self._all = set(self._handlers)
-        self.before = set(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, self._all)))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        while signal.sigtimedwait(self._all, 0):
-            pass  # what was said to a program that has ended
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, self.before)
-
-    @property
-    def asked(self) -> int:
-        """The signal by which somebody has asked the program to end, or 0."""
-        if self._asked is None:
-            return 0
-        number, at = self._asked
-        return number if number == signal.SIGTERM or time.monotonic() - at < _MEANT else 0
-
-    @property
-    def asked_name(self) -> str:
-        """Its name, or nothing."""
-        asked = self.asked
-        return signal.Signals(asked).name if asked else ""
-
-    def hear(self, seconds: float) -> None:
-        """Wait for one signal, but not longer than this, and pass it on; it may return early."""
-        heard = signal.sigtimedwait(self._all, min(max(0.0, seconds), _LOOK))  # one that another thread got is run here
-        if heard is not None and heard.si_signo != signal.SIGCHLD:
-            self._take(heard.si_signo, by_terminal=heard.si_code == _FROM_KERNEL)
-
-    def pause(self, seconds: float) -> None:
-        """Wait, unless the program is to end."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not self.asked:
-            self.hear(left)
-
-    def _take(self, number: int, *, by_terminal: bool = False) -> None:
-        name = signal.Signals(number).name
-        if name == "SIGUSR2" and self._takes_usr2:
-            self.wanted = True
-            return
-        if name in _ENDING and self.asked != signal.SIGTERM:
-            self._asked = (number, time.monotonic())
-        child = self.child
-        if child is not None and not (by_terminal and name in _OF_TERMINALS and child.shares_terminal):
-            child.send(number)
-
-
-class _Child(Process):
-    """The program, as this process's child.
-
-    Args:
-        pid: Its number.
-        hear: Waits for a signal.
-        patience: Seconds from asking it to end to ending it.
-    """
-
-    def __init__(self, pid: int, hear: Callable[[float], None], patience: float) -> None:
-        super().__init__(pid)
-        self._hear = hear
-        self._stop_patience = patience
-        self._status: int | None = None
-
-    def wait(self, seconds: float) -> bool:
-        """Wait until it has ended, but not longer than this, while signals are passed on; return whether it has."""
-        end = time.monotonic() + seconds
-        while not self._has_ended():
-            left = end - time.monotonic()
-            if left <= 0:
-                return False
-            self._hear(left)
-        return True
-
-    def status(self) -> int | None:
-        """Return how it ended, as ``os.waitpid`` does; None before that."""
-        return self._status
-
-    @property
-    def exit_status(self) -> int:
-        """How it ended."""
-        assert self._status is not None
-        return self._status
-
-    def end(self, patience: float | None = None) -> None:
-        """Ask it to end, and end it and everything that it has started if it does not."""
-        super().end(self._stop_patience if patience is None else patience)
-
-    def send(self, number: int) -> None:
-        """Send it a signal, if it has not ended."""
-        if not self._has_ended():
-            with contextlib.suppress(OSError):  # it became another user
-                os.kill(self.pid, number)
-
-    def has(self, pid: int) -> bool:
-        """Return whether a process is this one, or was started by it or by one that was."""
-        while pid not in (0, self.pid):
-            try:
-                pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
-            except (OSError, IndexError):
-                return False
-        return pid == self.pid
-
-    @property
-    def shares_terminal(self) -> bool:
-        """Whether it gets what the terminal sends to this process."""
-        with contextlib.suppress(OSError):
-            return os.getpgid(self.pid) == os.getpgrp()
-        return False
-
-    def _has_ended(self) -> bool:
-        if self._status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self._status = status
-        return self._status is not None
-
-
-class _Supply:
-    """Brings new releases and makes them ready, now and then, in a thread of its own.
-
-    Args:
-        plan: What it is for.
-        config: The configuration for the version that the plan knows.
-        ears: Knows the signals that a process started here is to have blocked.
-    """
-
-    def __init__(self, plan: Plan, config: Config, ears: _Ears) -> None:
-        self._plan = plan
-        self._config = config
-        self._ears = ears
-        self._installer = installer_for(plan.target)
-        self._poller = Poller(self._tick, plan.interval)
-        self._updater: Updater | None = None
-        self._started = False
-
-    def start(self) -> None:
-        """Begin, unless that was done."""
-        if not self._started:
-            self._started = True
-            self._poller.start()
-
-    def close(self) -> None:
-        """Stop; a download is gone on with another time."""
-        if self._updater is not None:
-            self._updater.close()
-        self._poller.close()
-        self._installer.retire()
-
-    def _tick(self) -> float:
-        # What a smoke test starts is to be able to hear signals. Those that come meanwhile are heard a moment later.
-        blocked = signal.pthread_sigmask(signal.SIG_SETMASK, self._ears.before)
-        try:
-            return self._look()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-    def _look(self) -> float:
-        try:
-            if not self._installer.elect():
-                return 0.0
-            version = running_version(self._installer) or self._config.current
-        except PatchifyError as error:
-            _log.warning("%s", error)
-            return 0.0
-        if self._updater is None or str(self._updater.config.current) != str(version):
-            if self._updater is not None:
-                self._updater.close()
-            config = replace(self._config, version=version)
-            self._updater = Updater(config, installer=installer_for(self._plan.target), launch=_launch(self._plan))
-        return self._updater.tick()
-
-
-def running_version(installer: Installer) -> Version | None:
-    """Return the version of what stands at the program's path, if that is known. Raises `UnableToReadFileError`."""
-    state = installer.state()
-    update = state.update
-    known = [state.good, state.previous, *((update.release, update.replaces) if update is not None else ())]
-    if not any(known):
-        return None
-    installed = installer.installed()
-    return next((each.version for each in known if each is not None and each.sha256 == installed), None)
-
-
-def _launch(plan: Plan) -> Launch:
-    """Return how the program is started, for the smoke test: which of the words is the program."""
-    command = (os.path.abspath(plan.executable), *plan.command[1:])
-    root = os.path.realpath(plan.target)
-
-    def belongs(word: str) -> bool:
-        return f"{os.path.realpath(word)}{os.sep}".startswith(f"{root}{os.sep}")
-
-    script = "" if belongs(command[0]) else next((word for word in command[1:] if belongs(word)), "")
-    return Launch(command[0], command, os.getcwd(), frozenset(), os.getpid(), script)

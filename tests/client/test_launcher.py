@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from patchify import signals
-from patchify.client import guardian, launcher
+from patchify.client import child, guardian, launcher
 from patchify.client.config import Config
 from patchify.client.file_installer import FileInstaller
-from patchify.client.launcher import Launcher, Plan, running_version
+from patchify.client.launcher import Launcher
+from patchify.client.plan import Plan
 from patchify.client.state import MAX_INTERRUPTIONS, Bad, Phase, State
+from patchify.client.supply import launch_of, running_version
 from patchify.errors import UnableToSwapError, UnableToWriteStateError
 from patchify.keys import SigningKey
 from tests.client.test_commands import release
@@ -271,22 +273,22 @@ def test_an_updater_in_the_program_that_ends_it_for_its_successor_is_followed(pl
 
 
 def test_a_signal_before_the_program_is_started_ends_the_launcher(place, monkeypatch):
-    start = launcher._Ears.__enter__
+    start = child.Ears.__enter__
 
     def enter(ears):
         start(ears)
         ears._take(signal.SIGTERM)
         return ears
 
-    monkeypatch.setattr(launcher._Ears, "__enter__", enter)
+    monkeypatch.setattr(child.Ears, "__enter__", enter)
     assert place.run() == -signal.SIGTERM
     assert place.said() == []
 
 
 def test_a_sigint_explains_an_end_for_a_while_and_a_sigterm_for_ever(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(launcher.time, "monotonic", lambda: now[0])
-    ears = launcher._Ears(takes_usr2=True)
+    monkeypatch.setattr(child.time, "monotonic", lambda: now[0])
+    ears = child.Ears(takes_usr2=True)
     assert (ears.asked, ears.asked_name) == (0, "")
     ears._take(signal.SIGINT)
     ears._take(signal.SIGUSR2)
@@ -354,7 +356,7 @@ def test_the_smoke_test_knows_which_word_is_the_program(place, tmp_path, monkeyp
         (("/bin/sh", "-e", "./app", "x"), ("/bin/sh", "-e", staged, "--version")),
         (("/bin/sh", "-c", "exec ./app"), (staged, "--version")),
     ):
-        launch = launcher._launch(Plan(command=command, program=place.app))
+        launch = launch_of(Plan(command=command, program=place.app))
         assert place.installer.trial_launch(launch, new, ("--version",)) == expected
 
 
