@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from patchify.client.installer import Installer
 from patchify.client.locks import GUARDIAN, watched
-from patchify.client.processes import Process, born_at, judge, running
+from patchify.client.processes import Process, alike, born_at, judge, running
 from patchify.client.restarter import Launch, environment
 from patchify.client.state import State, Update
 from patchify.errors import UnableToGuardError, UnavailableError
@@ -277,10 +277,12 @@ def main(told: dict[str, Any]) -> None:
             lock.acquire(timeout=_LOCK_PATIENCE)  # the one before may be about to end
         except Timeout:
             sys.exit("another guardian watches already")
+        now = installer.launch(launch)
+        others = alike(now.program, now.arguments[1:], now.directory)  # another process of the program, perhaps
         line.sendall(b"ready")
         line.recv(1)  # until the other end is closed: by the exec, by hand, or by the end of it
         with lock:
-            _guard(installer, process, charge, launch, lambda: asked[0] if asked else "")
+            _guard(installer, process, charge, launch, lambda: asked[0] if asked else "", others=others)
 
 
 def _detach() -> None:
@@ -299,7 +301,15 @@ def _is_one_file() -> bool:
     return unpacked != here and here.parent not in (unpacked, unpacked.parent)
 
 
-def _guard(installer: Installer, process: Process, charge: Charge, launch: Launch, asked: Callable[[], str]) -> None:
+def _guard(
+    installer: Installer,
+    process: Process,
+    charge: Charge,
+    launch: Launch,
+    asked: Callable[[], str],
+    *,
+    others: frozenset[tuple[int, str]] = frozenset(),
+) -> None:
     watch = Watch(installer, process, handover=charge.handover, patience=charge.patience, asked=asked)
     fate = None
     while fate is None:
@@ -318,7 +328,7 @@ def _guard(installer: Installer, process: Process, charge: Charge, launch: Launc
     if charge.handover == "gunicorn" and watch.process.alive:
         with contextlib.suppress(ProcessLookupError):
             os.kill(charge.pid, signal.SIGHUP)
-    elif failed and not charge.supervised and not _started_by_others(installer.launch(launch)):
+    elif failed and not charge.supervised and not _started_by_others(installer.launch(launch), others):
         start(installer.launch(launch))
 
 
@@ -332,9 +342,10 @@ def _insist(installer: Installer, reason: str, *, failed: bool) -> State:
             time.sleep(_PAUSE)
 
 
-def _started_by_others(launch: Launch) -> bool:
+def _started_by_others(launch: Launch, before: frozenset[tuple[int, str]]) -> bool:
     end = time.monotonic() + _STARTED_BY_OTHERS_WITHIN
-    while not (found := running(launch.program, launch.arguments[1:], launch.directory)) and time.monotonic() < end:
+    command = (launch.program, launch.arguments[1:], launch.directory)
+    while not (found := running(*command, before)) and time.monotonic() < end:
         time.sleep(_STEP)
     return found
 

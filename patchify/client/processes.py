@@ -137,18 +137,31 @@ def judge(status: int | None, asked: str) -> tuple[bool, str]:
     return not asked and code not in (0, 130, 143), f"ended with exit status {code}"  # 128 + the signal, as shells say
 
 
-def running(program: str, arguments: tuple[str, ...], directory: str) -> bool:
-    """Return whether a process beside this one runs an executable with these arguments in this working directory."""
+def alike(program: str, arguments: tuple[str, ...], directory: str) -> frozenset[tuple[int, str]]:
+    """Return which processes beside this one run an executable with these arguments in this working directory.
+
+    Each by its number and the time of its start.
+    """
     executable = os.path.realpath(program)
+    found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has just ended, or is somebody else's
-            if int(folder.name) == os.getpid() or not born_at(int(folder.name)):
+            pid = int(folder.name)
+            born = born_at(pid)
+            if pid == os.getpid() or not born:
                 continue
             words = tuple(map(os.fsdecode, (folder / "cmdline").read_bytes().split(b"\0")[:-1]))
             same_place = os.readlink(folder / "cwd") == os.path.realpath(directory)
             if words[1:] == arguments and same_place and os.readlink(folder / "exe") == executable:
-                return True
-    return False
+                found.add((pid, born))
+    return frozenset(found)
+
+
+def running(
+    program: str, arguments: tuple[str, ...], directory: str, before: frozenset[tuple[int, str]] = frozenset()
+) -> bool:
+    """Return whether such a process runs as in `alike`, other than those of ``before``."""
+    return not alike(program, arguments, directory) <= before
 
 
 def _descendants(pid: int, spared: frozenset[int]) -> list[int]:

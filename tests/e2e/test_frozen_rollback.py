@@ -171,7 +171,7 @@ def alone(kind: str) -> int:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_guardian_is_there_in_the_trial_and_gone_after_it(make, server, build, kind):
     program = make(kind)
-    program.start(trial_period=2)
+    process = program.start(trial_period=2)
     program.says("1.0.0 Idle")
     assert program.guardians() == []
     server.publish("2.0.0", build(kind, "2.0.0"))
@@ -185,6 +185,8 @@ def test_a_guardian_is_there_in_the_trial_and_gone_after_it(make, server, build,
     program.says("2.0.0 confirmed 2.0.0")
     wait_until(lambda: not program.guardians(), "the end of the guardian")
     program.has_settled(alone(kind) + (kind == "frozen"))
+    if kind == "folder":  # no guardian is left to be waited for either: the program may wait for its own children
+        assert Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text() == ""
     state = program.installer.state()
     assert state.update is None
     assert state.good.sha256 == program.installer.installed() == server.versions["2.0.0"]
@@ -280,6 +282,24 @@ def tell_of_a_bad_version(program, server, build, flaw):
     server.publish("2.0.1", build(kind, "2.0.1"))
     program.says("2.0.1 confirmed 2.0.1")
     wait_until(lambda: not program.guardians(), "the end of the guardian")
+    program.end()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_two_processes_the_one_that_became_a_bad_version_is_started_again_beside_the_other(
+    make, server, build, kind
+):
+    program = make(kind)
+    for count in (1, 2):
+        program.start(trial_tries=0)
+        program.says("1.0.0 Idle", count)
+    server.publish("2.0.0", build(kind, "exits with an error after a moment"))
+    program.says("1.0.0 took back 2.0.0")
+    program.says("FACTS", 4)
+    assert program.versions() == ["1.0.0", "1.0.0", "2.0.0", "1.0.0"]
+    wait_until(lambda: not program.guardians(), "the end of the guardian")
+    program.has_settled(2 * alone(kind))
+    os.kill(program.facts()[1]["pid"], signal.SIGTERM)
     program.end()
 
 
