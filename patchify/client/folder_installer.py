@@ -162,7 +162,7 @@ class FolderInstaller(Installer):
                 os.chmod(self.versions, mode)
                 os.chmod(self.folder, mode)
             sync_folder(self.folder)
-            real = Path(os.path.realpath(self.path))
+            real = Path(os.path.realpath(self.path, strict=True))  # else it might be the link itself, now and then
             self._describe(real, kept)
             if self._target() is not None:  # it is a link to a folder of the user's, which stays where it is
                 self._link(str(real), kept, ("backup-linked", "backup-named"))
