@@ -2,16 +2,36 @@
 
 import contextlib
 import errno
+import io
 import os
 from io import FileIO
 
 import pytest
 
 from patchify import files
-from patchify.client import installer, staging
+from patchify.client import archive, file_installer, folder_installer, staging
 
 ERRORS = {errno.errorcode[number]: number for number in (errno.ENOSPC, errno.EIO, errno.EACCES)}
-_OS = ("fchmod", "fchown", "fstat", "fsync", "link", "listdir", "lstat", "mkdir", "open", "replace", "stat", "unlink")
+_OS = (
+    "chmod",
+    "fchmod",
+    "fchown",
+    "fstat",
+    "fsync",
+    "link",
+    "listdir",
+    "lstat",
+    "mkdir",
+    "open",
+    "readlink",
+    "replace",
+    "rmdir",
+    "scandir",
+    "stat",
+    "symlink",
+    "unlink",
+    "utime",
+)
 _FILE = ("read", "readinto", "seek", "truncate", "write")
 
 
@@ -35,11 +55,18 @@ def disk(fail_at: int | None = None, number: int = 0, *, always: str | None = No
                 counted("file", lambda: None)()
             super().__init__(file, *args)
 
+    def fdopen(descriptor, mode):
+        assert mode == "wb"
+        return io.BufferedWriter(File(descriptor, "w"))
+
     for name in _FILE:
         setattr(File, name, counted(name, getattr(FileIO, name)))
     with pytest.MonkeyPatch.context() as patch:
         for name in _OS:
             patch.setattr(os, name, counted(name, getattr(os, name)))
-        for module in (files, installer, staging):
+        patch.setattr(os, "fdopen", fdopen)
+        patch.setattr(io, "open", counted("path open", io.open))
+        patch.setattr(folder_installer, "_exchange", counted("exchange", folder_installer._exchange))
+        for module in (archive, files, file_installer, folder_installer, staging):
             patch.setattr(module, "FileIO", File)
         yield done

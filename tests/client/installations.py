@@ -1,13 +1,14 @@
 """Programs of both kinds, as they are before their first update, with an installer each and releases to install."""
 
+import functools
 import gzip
 import hashlib
 import io
 import os
-import shutil
 import stat
 import subprocess
 import tarfile
+import tempfile
 from pathlib import Path
 
 from semver import Version
@@ -45,6 +46,12 @@ def packed(folder: Path, compress=gzip.compress) -> bytes:
     return compress(file.getvalue())
 
 
+@functools.cache
+def archive(number: int) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return packed(tree(Path(folder) / "app", number))
+
+
 class Installation:
     """One program and what is done to it.
 
@@ -73,14 +80,7 @@ class Installation:
         return FileInstaller(self.path) if self.kind == "file" else FolderInstaller(self.path)
 
     def archive(self, number: int) -> bytes:
-        if self.kind == "file":
-            return script(number)
-        draft = tree(self.place / ".packing", number)
-        for path in (draft, *draft.rglob("*")):
-            os.utime(path, (1_700_000_000, 1_700_000_000), follow_symlinks=False)
-        data = packed(draft, lambda plain: gzip.compress(plain, mtime=0))
-        shutil.rmtree(draft)
-        return data
+        return script(number) if self.kind == "file" else archive(number)
 
     def release(self, number: int) -> Release:
         return Release(Version(number), sha256(self.archive(number)))

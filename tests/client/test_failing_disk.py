@@ -1,82 +1,76 @@
-"""A whole installation, recovery and undo, as often as they have file operations, another one failing each time."""
+"""Whole installations, recoveries, returns: as often as they have file operations, another one failing each time.
+
+Whatever fails, there is a whole program at the path, the error is ours, and what was to be done can be done later.
+"""
 
 import contextlib
 import errno
-import hashlib
 import os
-import stat
 
 import pytest
 from semver import Version
 
-from patchify.client.installer import FileInstaller
-from patchify.client.state import Staged
+from patchify.client.state import Phase, State
 from patchify.errors import FileOperationError
 from tests.client.faults import ERRORS, disk
+from tests.client.installations import KINDS, Installation, archive
 
 TWO = Version(2)
-OLD, NEW = b"one" * 100, b"two" * 500
-SHA256 = hashlib.sha256(NEW).hexdigest()
-KEPT = ["lock", "previous", "state.json"]
+EVERY_ERROR = pytest.mark.parametrize(
+    "number",
+    [pytest.param(number, id=name, marks=[pytest.mark.slow] * (name != "EIO")) for name, number in ERRORS.items()],
+)
 
 
-def ignore(done):
+def nothing(made) -> None:
     pass
 
 
-def program_at(folder):
-    folder.mkdir()
-    program = folder / "app"
-    program.write_bytes(OLD)
-    program.chmod(0o755)
-    return program, FileInstaller(program)
+def locked(step):
+    def act(made) -> None:
+        with made.installer.lock():
+            step(made)
+
+    return act
 
 
-def nothing(installer):
-    pass
+def ordered(made) -> None:
+    """Be where a crash between the order and the swap leads to."""
+    made.prepare()
+    made.installer.save(made.installer.state().armed(1))
 
 
-def prepare(installer) -> Staged:
-    if not installer.is_staged(SHA256):
-        part = installer.part(SHA256)
-        try:
-            part.take_up(ignore)
-            part.write(NEW[part.size :])
-            installer.stage(TWO, part, SHA256)
-        finally:
-            part.close()
-    return installer.prepare(TWO, SHA256)
+def returning(made) -> None:
+    """Be where a crash between a failure and the return leads to."""
+    made.swap()
+    made.installer.save(made.installer.state().returning("was killed", failed=True))
 
 
-def wait(installer) -> Staged:
-    with installer.lock():
-        return prepare(installer)
+def confirmed_and_waiting(made) -> None:
+    made.confirm()
+    made.prepare(3, TWO)
 
 
-def install(installer) -> Staged:
-    with installer.lock():
-        installer.recover()
-        if installer.installed() == SHA256:
-            return Staged(TWO, SHA256, SHA256)
-        staged = prepare(installer)
-        installer.swap(staged)
-        return staged
+def recover(made) -> None:
+    made.installer.recover()
 
 
-def recover(installer, _):
-    with installer.lock():
-        installer.recover()
-
-
-def undo(installer, staged):
-    with installer.lock():
-        installer.undo(staged)
+def give_back(made) -> None:
+    made.installer.give_back("was killed", failed=True)
 
 
 STORIES = {  # what was done before, what is disturbed, and what the program may be if that fails
-    "installing": (nothing, lambda installer, _: install(installer), {OLD}),
-    "recovering": (wait, recover, {OLD}),
-    "undoing": (install, undo, {OLD, NEW}),
+    "installing": (nothing, Installation.swap, {1}),
+    "installing the next one": (Installation.confirm, lambda made: made.swap(3, running=TWO), {2}),
+    "recovering what waits": (Installation.prepare, recover, {1}),
+    "recovering what was ordered": (ordered, recover, {1}),
+    "recovering what is on trial": (Installation.swap, recover, {2}),
+    "recovering what returns": (returning, recover, {1, 2}),
+    "giving back": (Installation.swap, give_back, {1, 2}),
+    "confirming": (Installation.swap, lambda made: made.installer.confirm(), {2}),
+    "recalling": (Installation.confirm, lambda made: made.installer.recall(), {1, 2}),
+    "recalling while one waits": (confirmed_and_waiting, lambda made: made.installer.recall(), {1, 2}),
+    "condemning": (Installation.prepare, lambda made: made.installer.quarantine(made.release(2), "was bad"), {1}),
 }
 
 
@@ -84,54 +78,101 @@ def refuse(*_, **__):
     raise PermissionError(errno.EPERM, "Operation not permitted")
 
 
-@pytest.fixture(params=[True, False], ids=["with hard links", "without hard links"])
-def links(request, monkeypatch):
-    if not request.param:
-        monkeypatch.setattr(os, "link", refuse)
+def goes_on(made, name) -> None:
+    """Check that a later process gets along with what is there, and that nothing is left over in the end."""
+    made.installer = made.another()
+    with made.installer.lock():
+        state = made.installer.recover()
+        assert made.installer.recover() == state == made.installer.state(), name
+        assert state.update is None or state.update.phase is not Phase.RETURNING, name
+        before = made.looks_like
+        if state.on_trial:
+            made.installer.give_back("was killed", failed=False)
+            before = made.looks_like
+        made.confirm(5, Version(before))
+        assert made.looks_like == 5, name
+        assert made.installer.recall().version == Version(before), name
+        assert made.looks_like == before, name
+        assert "5.0.0" in str(made.installer.state().bad[-1].release.version)
+    left = {each for each in made.names() if not each.startswith(("previous-", "versions"))}
+    assert left - {"state.json.unusable"} == {"lock", "state.json"}, name
 
 
-@pytest.mark.usefixtures("links")
-@pytest.mark.parametrize("number", ERRORS.values(), ids=ERRORS.keys())
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Let nothing wait for the disk: no power is cut here. The releases are packed before anything is disturbed."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    for number in (2, 3, 5):
+        archive(number)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "file without hard links"])
+@EVERY_ERROR
 @pytest.mark.parametrize(("before", "act", "programs"), STORIES.values(), ids=STORIES.keys())
-def test_whatever_fails_is_our_error_harms_nothing_and_is_got_over(tmp_path, before, act, programs, number):
-    _, installer = program_at(tmp_path / "counted")
-    fact = before(installer)
+def test_whatever_fails_is_our_error_harms_nothing_and_is_got_over(
+    tmp_path, before, act, programs, number, kind, monkeypatch
+):
+    if kind == "file without hard links":
+        monkeypatch.setattr(os, "link", refuse)
+    kind = kind.split()[0]
+    before, act = locked(before), locked(act)
+    made = Installation(tmp_path / "counted", kind)
+    before(made)
     with disk() as steps:
-        act(installer, fact)
+        act(made)
+    after = made.looks_like
     raised = 0
     for step, name in enumerate(steps):
-        program, installer = program_at(tmp_path / str(step))
-        fact = before(installer)
+        made = Installation(tmp_path / str(step), kind)
+        before(made)
         error = None
-        with disk(step, number):
+        with disk(step, number) as done:
             try:
-                act(installer, fact)
+                act(made)
             except FileOperationError as caught:
                 error = caught
+        assert len(done) > step
         if error:
             raised += 1
             assert error.errno == number, name
-            assert program.read_bytes() in programs, name
-        assert stat.S_IMODE(program.stat().st_mode) == 0o755, name
-        install(installer)
-        assert program.read_bytes() == NEW, name
-        assert stat.S_IMODE(program.stat().st_mode) == 0o755, name
-        assert sorted(os.listdir(installer.folder)) == KEPT, name
+            assert made.looks_like in programs, name
+        else:
+            assert made.looks_like in {*programs, after}, name
+        goes_on(made, f"{step}: {name}")
     assert 0 < raised < len(steps)  # some failures do no harm: those of what is only tidied up
 
 
-@pytest.mark.usefixtures("links")
-@pytest.mark.parametrize("number", ERRORS.values(), ids=ERRORS.keys())
-def test_a_program_is_there_at_every_step_of_an_installation(tmp_path, number):
-    _, installer = program_at(tmp_path / "counted")
+@pytest.mark.parametrize("kind", KINDS)
+@EVERY_ERROR
+def test_a_program_is_there_at_every_step_of_an_installation_that_fails_twice(tmp_path, number, kind):
+    def install(made) -> None:
+        with made.installer.lock():
+            if made.installer.recover().on_trial is None:
+                made.swap()
+
+    made = Installation(tmp_path / "counted", kind)
     with disk() as steps:
-        install(installer)
+        install(made)
     for first in range(len(steps)):
-        program, installer = program_at(tmp_path / str(first))
+        made = Installation(tmp_path / str(first), kind)
         for step in (first, first // 2):  # the next attempt fails as well
             with contextlib.suppress(FileOperationError), disk(step, number):
-                install(installer)
-            assert program.read_bytes() in (OLD, NEW)
-            assert stat.S_IMODE(program.stat().st_mode) == 0o755
-        install(installer)
-        assert program.read_bytes() == NEW
+                install(made)
+            assert made.looks_like in (1, 2)
+        made.installer = made.another()
+        install(made)
+        assert made.looks_like == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_with_a_disk_that_takes_no_byte_more_the_old_program_comes_back(tmp_path, number, kind):
+    made = Installation(tmp_path / "place", kind)
+    with made.installer.lock():
+        made.swap()
+        with disk(number=number, always="write"), pytest.raises(FileOperationError) as caught:
+            give_back(made)
+        assert caught.value.errno == number
+        assert made.looks_like == 1
+        assert made.installer.recover() != State()
+    goes_on(made, "write")
