@@ -64,3 +64,27 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path, monkeypatch, 
         write_durably(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["state"]
+
+
+def test_what_is_reached_is_told(tmp_path):
+    seen = []
+
+    def reach(point):
+        seen.append((point, (tmp_path / "state").exists()))
+
+    files.write_durably(tmp_path / "state", b"new", reach)
+    assert seen == [("state-written", False), ("state-synced", False), ("state-named", True)]
+
+
+def test_an_interruption_leaves_the_old_file_and_no_draft(tmp_path):
+    path = tmp_path / "state"
+    write_durably(path, b"old")
+
+    def interrupt(point):
+        if point == "state-synced":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_durably(path, b"new", interrupt)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["state"]

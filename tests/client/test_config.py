@@ -155,3 +155,50 @@ def test_retries_are_a_count(value):
 @pytest.mark.parametrize("value", ["", 5, ["app"]])
 def test_an_executable_is_the_path_of_a_file(value):
     assert "path" in problem(executable=value).problem
+
+
+# The trial ------------------------------------------------------------------------------------------------------------
+
+
+def test_by_default_every_version_is_on_trial_for_half_a_minute():
+    made = config()
+    assert (made.trial_period, made.trial_timeout) == (timedelta(seconds=30), timedelta(minutes=5))
+    assert (made.trial_tries, made.confirm_automatically, made.health) == (1, True, None)
+    assert (made.smoke_test, made.smoke_timeout, made.supervised) == (None, timedelta(minutes=1), None)
+    assert made.guardian
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("trial_period", timedelta()), ("trial_timeout", timedelta(seconds=1)), ("smoke_timeout", timedelta(seconds=0.1))],
+)
+@pytest.mark.parametrize("value", [timedelta(microseconds=-1), timedelta.max, 60, "1h", None])
+def test_a_time_of_the_trial_is_a_duration_within_reason(name, least, value):
+    assert f"{least.total_seconds():g} s" in problem(**{name: value}).problem
+    assert getattr(config(**{"trial_period": timedelta(), name: least}), name) == least
+
+
+def test_a_trial_may_last_longer_than_it_takes_to_prove_good():
+    assert "not longer than trial_period" in problem(trial_timeout=timedelta(seconds=30)).problem
+    assert config(trial_timeout=timedelta(seconds=30.001)).trial_timeout == timedelta(seconds=30.001)
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, None, "3"])
+def test_tries_are_a_count(value):
+    assert "count" in problem(trial_tries=value).problem
+    assert config(trial_tries=0).trial_tries == 0
+
+
+@pytest.mark.parametrize("value", ["", "localhost/health", "ftp://h/", "https://h:0/", "https://[::1/", 7, True])
+def test_health_is_a_callable_or_an_http_address(value):
+    assert "http://127.0.0.1:8000/health" in problem(health=value).problem
+    address = "http://[::1]:8000/health?deep=1"
+    assert config(health=address).health == address
+    assert config(health=bool).health is bool
+
+
+@pytest.mark.parametrize("value", ["--version", [1], 7, {"--version"}, [b"--version"]])
+def test_a_smoke_test_is_a_list_of_arguments(value):
+    assert "['--version']" in problem(smoke_test=value).problem
+    assert config(smoke_test=["--version", "-v"]).smoke_test == ("--version", "-v")
+    assert config(smoke_test=[]).smoke_test == ()

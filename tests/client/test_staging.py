@@ -1,15 +1,18 @@
 import errno
 import hashlib
 import os
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from patchify.client import staging
 from patchify.client.staging import PartFile
 from patchify.errors import (
     FailedHashVerificationError,
     FileOperationError,
+    NotEnoughSpaceError,
     UnableToCreateDownloadError,
     UnableToReadFileError,
     UnableToWriteDownloadError,
@@ -240,3 +243,48 @@ def test_a_beginning_that_was_never_taken_up_does_not_pass(opened, path, target)
     path.write_bytes(DATA)
     with pytest.raises(FailedHashVerificationError):
         opened().finish("2.0.0", SHA256, target)
+
+
+# Space ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Return a function that sets how many bytes are free."""
+
+    def set_free(size: int | None) -> None:
+        def usage(folder):
+            if size is None:
+                raise OSError(errno.ENOSYS, "this file system does not say")
+            return SimpleNamespace(free=size)
+
+        monkeypatch.setattr(staging.shutil, "disk_usage", usage)
+
+    return set_free
+
+
+def test_what_does_not_fit_is_refused_before_a_byte_is_written(opened, path, free):
+    part = opened()
+    part.write(DATA[:1000])
+    free(staging._MARGIN + len(DATA) - 1001)
+    with pytest.raises(NotEnoughSpaceError, match=r"bytes are needed, .* are free") as caught:
+        part.reserve(len(DATA))
+    assert (caught.value.needed, caught.value.free) == (
+        len(DATA) - 1000 + staging._MARGIN,
+        len(DATA) - 1001 + staging._MARGIN,
+    )
+    assert caught.value.path == path
+    assert isinstance(caught.value, FileOperationError)
+    assert path.read_bytes() == DATA[:1000]  # it is kept, for when there is space
+
+
+def test_what_is_there_already_needs_no_space(opened, free):
+    part = opened()
+    part.write(DATA[:1000])
+    free(staging._MARGIN + len(DATA) - 1000)
+    part.reserve(len(DATA))
+
+
+def test_where_nobody_knows_how_much_is_free_the_download_will_tell(opened, free):
+    free(None)
+    opened().reserve(2**60)
