@@ -24,6 +24,19 @@ GUARDIAN = "guardian.lock"
 """Held, in the same folder, by the process that watches a trial."""
 
 
+def watched(folder: Path) -> bool:
+    """Return whether a process watches the trial of the installation with this folder."""
+    lock = FileLock(folder / GUARDIAN, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:
+        return False
+    lock.release()
+    return False
+
+
 class Locks:
     """The locks of one installation.
 

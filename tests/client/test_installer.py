@@ -10,10 +10,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from filelock import FileLock
 from semver import Version
 
 from patchify.client import installer as module
 from patchify.client import points
+from patchify.client.locks import GUARDIAN
 from patchify.client.state import MAX_INTERRUPTIONS, Bad, Phase, Release, State, Update, load, save
 from patchify.errors import (
     DamagedVersionError,
@@ -503,12 +505,34 @@ def test_going_back_gives_up_what_only_waits(made):
 def test_nothing_is_taken_back_by_hand_while_it_is_on_trial(made):
     made.confirm(2)
     made.swap(3, running=TWO)
-    with pytest.raises(UpdateInProgressError, match=r"3\.0\.0 is on trial"):
+    with FileLock(made.folder / GUARDIAN), pytest.raises(UpdateInProgressError, match=r"3\.0\.0 is on trial"):
         made.installer.recall()
     assert made.number == 3
     made.installer.give_back("was killed", failed=True)
     assert made.installer.recall().version == ONE
     assert made.number == 1
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_what_nobody_watches_is_taken_back_by_hand_and_nothing_more(made, interrupted):
+    made.confirm(2)
+    made.swap(3, running=TWO)
+    if interrupted:
+        made.installer.save(made.installer.state().returning("crashed", failed=True))
+    assert made.installer.recall().version == TWO
+    assert made.number == 2
+    state = made.installer.state()
+    assert state.update is None
+    assert state.quarantined(made.release(3).sha256).reason == "was taken back by hand"
+    assert made.installer.recall().version == ONE
+
+
+def test_going_back_by_hand_is_finished_by_hand(made):
+    made.confirm(2)
+    made.installer.save(made.installer.state().recalled("was taken back by hand"))
+    assert made.installer.recall().version == ONE
+    assert made.number == 1
+    assert made.installer.state().quarantined(made.release(2).sha256)
 
 
 @pytest.mark.parametrize("before", ["nothing", "staged", "replaced by somebody else"])
