@@ -172,7 +172,7 @@ class Installer(ABC):
 
         Raises as `give_back`.
         """
-        state = self.state()
+        state = self._known()
         if state.on_trial is None or state.on_trial.interruptions >= MAX_INTERRUPTIONS:
             return self.give_back(reason, failed=False)
         return self.save(state.resumed())
@@ -362,8 +362,10 @@ class Installer(ABC):
         """
         state = self._known()
         update = state.update
-        if update is not None and update.phase is not Phase.STAGED and self.installed() == update.release.sha256:
-            if update.phase is Phase.ARMED and watched(self.folder):
+        verdict = Verdict.NOTHING if update is None else settle(update, self.installed())
+        trial = state.on_trial is not None and verdict is Verdict.NOTHING
+        if update is not None and (trial or verdict in (Verdict.PUT_BACK, Verdict.BACK)):
+            if trial and watched(self.folder):
                 raise UpdateInProgressError(
                     f"{self.path}: version {update.release.version} is on trial: it is confirmed or taken back soon"
                 )

@@ -443,6 +443,18 @@ def test_a_program_that_cannot_be_described_is_not_replaced(made, monkeypatch, e
     assert made.installer.state().update is None
 
 
+def test_a_link_that_cannot_be_read_just_now_is_not_taken_for_a_folder(made, monkeypatch):
+    update = made.swap()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "readlink", failing(errno.EIO))
+        for use in (made.installer.recover, made.installer.installed, made.installer.confirm):
+            with pytest.raises(UnableToReadFileError):
+                use()
+        assert made.installer.identity() is None
+    assert made.installer.recover().on_trial.release == update.release
+    assert made.number == 2
+
+
 def test_a_link_that_leads_nowhere_is_a_program_that_is_gone(made):
     made.confirm(2)
     made.kept_path(made.installer.state().good).rename(made.place / "hidden")

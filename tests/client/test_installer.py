@@ -346,6 +346,39 @@ def test_giving_back_needs_to_know_what_to_give_back(made, monkeypatch):
     assert made.number == 1
 
 
+# Going on -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_that_nobody_watched_goes_on_a_few_times_and_is_then_taken_back(made):
+    made.swap()
+    made.installer.report(4711, 30.0)
+    for interruptions in range(1, MAX_INTERRUPTIONS + 1):
+        trial = made.installer.resume("the machine was started anew").on_trial
+        assert (trial.interruptions, trial.process) == (interruptions, None)
+        assert made.installer.state().on_trial == trial
+        assert made.looks_like == 2
+    state = made.installer.resume("the machine was started anew")
+    assert made.number == 1
+    assert state.update is None
+    assert "the machine was started anew" in state.quarantined(made.release(2).sha256).reason
+
+
+def test_where_nothing_is_on_trial_nothing_goes_on(made):
+    update = made.prepare()
+    assert made.installer.resume("the machine was started anew").update == update
+    assert made.number == 1
+
+
+def test_a_trial_goes_on_only_where_it_is_known(made, monkeypatch):
+    made.swap()
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "open", failing(errno.EIO))
+        with pytest.raises(UnableToReadFileError):
+            made.installer.resume("the machine was started anew")
+    assert made.installer.state().on_trial
+    assert made.number == 2
+
+
 # Recovering -----------------------------------------------------------------------------------------------------------
 
 
@@ -527,9 +560,12 @@ def test_what_nobody_watches_is_taken_back_by_hand_and_nothing_more(made, interr
     assert made.installer.recall().version == ONE
 
 
-def test_going_back_by_hand_is_finished_by_hand(made):
+@pytest.mark.parametrize("back", [False, True])
+def test_going_back_by_hand_is_finished_by_hand(made, back):
     made.confirm(2)
     made.installer.save(made.installer.state().recalled("was taken back by hand"))
+    if back:
+        made.installer._put_back(made.installer.state().update.replaces)
     assert made.installer.recall().version == ONE
     assert made.number == 1
     assert made.installer.state().quarantined(made.release(2).sha256)
@@ -837,6 +873,7 @@ def test_a_folder_that_is_not_writable_is_told_before_anything_is_done(tmp_path,
         folder.chmod(folder.stat().st_mode | 0o055)
     ended = subprocess.run(
         [sys.executable, "-c", AS_NOBODY, made.path, str(NOBODY)],
+        env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
         cwd=ROOT,
         capture_output=True,
         text=True,
