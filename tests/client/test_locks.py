@@ -7,8 +7,10 @@ import threading
 from collections import Counter
 
 import pytest
+from filelock import FileLock
 
-from patchify.client.locks import Locks
+from patchify.client import locks as module
+from patchify.client.locks import GUARDIAN, Locks, watched
 from patchify.errors import UnableToCreateFolderError, UnableToLockError, UpdateInProgressError
 from tests.running import PATIENCE, ROOT
 
@@ -234,6 +236,45 @@ def test_of_many_threads_with_locks_of_their_own_only_one_gets_in(folder):
     for thread in threads:
         thread.join(PATIENCE)
     assert results == {"in": 1, "out": 7}
+
+
+def test_threads_with_the_same_locks_wait_for_each_other_but_not_for_ever(locks, monkeypatch):
+    monkeypatch.setattr(module, "_THREADS_PATIENCE", 0.05)
+    results = []
+    inside, leave = threading.Event(), threading.Event()
+
+    def holding():
+        with locks.hold():
+            inside.set()
+            leave.wait(PATIENCE)
+
+    def trying():
+        try:
+            with locks.hold():
+                results.append("in")
+        except UpdateInProgressError as error:
+            results.append(str(error))
+
+    thread = threading.Thread(target=holding)
+    thread.start()
+    assert inside.wait(PATIENCE)
+    trying()
+    leave.set()
+    thread.join(PATIENCE)
+    trying()
+    assert results == [f"another thread is updating {locks._program}", "in"]
+
+
+def test_whether_a_trial_is_watched_is_whether_the_guardian_has_its_lock(folder):
+    assert not watched(folder.parent / "gone" / "deeper")
+    folder.mkdir()
+    assert not watched(folder)
+    with FileLock(folder / GUARDIAN):
+        assert watched(folder)
+    assert not watched(folder)
+    (folder / GUARDIAN).unlink()
+    (folder / GUARDIAN).mkdir()
+    assert not watched(folder)
 
 
 FORKING = """

@@ -252,6 +252,12 @@ def test_an_unusable_file_is_kept_under_another_name(path):
     set_aside(path)  # it is gone already
 
 
+def test_a_refusal_that_the_file_is_not_known_to_cause_may_pass(path, monkeypatch):
+    monkeypatch.setattr(io, "open", failing(errno.EACCES))
+    with pytest.raises(UnableToReadFileError):  # the file is not even there to look at
+        read(path)
+
+
 # The clock ------------------------------------------------------------------------------------------------------------
 
 
@@ -305,6 +311,10 @@ def test_a_release_is_on_trial_from_the_order_to_its_confirmation():
 def test_an_order_forgets_what_was_reported_before_and_keeps_the_counts():
     counted = replace(ON_TRIAL, update=replace(ON_TRIAL.update, failures=1, interruptions=2))
     assert counted.armed(tries=5).update == Update(B, A, Phase.ARMED, tries=5, failures=1, interruptions=2)
+
+
+def test_a_trial_that_goes_on_counts_as_interrupted_and_waits_for_a_report():
+    assert ON_TRIAL.resumed().on_trial == replace(ON_TRIAL.update, interruptions=1, process=None)
 
 
 @pytest.mark.parametrize(("failed", "failures", "interruptions"), [(True, 1, 0), (False, 0, 1), (None, 0, 0)])
