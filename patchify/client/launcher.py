@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from patchify import signals
 from patchify.client.child import Child, Ears
-from patchify.client.guardian import LAUNCHER, Watch, give_back
+from patchify.client.guarding import LAUNCHER
 from patchify.client.kinds import installer_for
 from patchify.client.locks import GUARDIAN
 from patchify.client.plan import Plan
@@ -27,6 +27,7 @@ from patchify.client.restarter import environment
 from patchify.client.state import Phase, State, Update
 from patchify.client.supply import Supply
 from patchify.client.trial import Trial
+from patchify.client.watch import Watch, give_back
 from patchify.errors import PatchifyError, UpdateInProgressError
 
 _log = logging.getLogger(__name__)

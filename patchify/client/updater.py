@@ -23,7 +23,7 @@ from semver import Version
 from patchify import signals
 from patchify.client.actions import Actions
 from patchify.client.config import Config
-from patchify.client.guardian import LAUNCHER, Guarded, Handover, guard, is_watching
+from patchify.client.guarding import LAUNCHER, Guarded, guard, is_watching
 from patchify.client.installer import Fraction, Installer
 from patchify.client.kinds import installer_for
 from patchify.client.notifier import Handler, Notifier
@@ -47,6 +47,7 @@ from patchify.client.status import Checking, Downloading, Idle, Installing, Pend
 from patchify.client.transport import Transport
 from patchify.client.trial import Trial
 from patchify.client.trust import PinnedKey
+from patchify.client.watch import Handover
 from patchify.errors import (
     ActionDeniedError,
     ClosedError,

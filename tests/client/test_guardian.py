@@ -13,8 +13,9 @@ import pytest
 from semver import Version
 
 from patchify.client import FileInstaller, Launch, guardian
-from patchify.client.guardian import Charge, Watch, give_back, guard, is_watching
+from patchify.client.guarding import Charge, guard, is_watching
 from patchify.client.state import Phase, Release
+from patchify.client.watch import Watch, give_back
 from patchify.errors import UnableToGuardError, UnableToSwapError, UnableToWriteStateError
 from tests.client.fakes import FakeInstaller, sha256
 from tests.running import PATIENCE, wait_until

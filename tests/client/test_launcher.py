@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from patchify import signals
-from patchify.client import child, guardian, launcher
+from patchify.client import child, launcher, watch
 from patchify.client.config import Config
 from patchify.client.file_installer import FileInstaller
 from patchify.client.launcher import Launcher
@@ -87,7 +87,7 @@ class Place:
 def place(tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "_PAUSE", 0.01)
     monkeypatch.setattr(launcher, "_LOCK_PATIENCE", 0.2)
-    monkeypatch.setattr(guardian, "_ATTEMPTS", 2)
+    monkeypatch.setattr(watch, "_ATTEMPTS", 2)
     before = (
         signal.pthread_sigmask(signal.SIG_BLOCK, ()),
         [signal.getsignal(n) for n in sorted(signal.valid_signals())],

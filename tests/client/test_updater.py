@@ -18,7 +18,7 @@ from semver import Version
 
 from patchify import signals
 from patchify.client import Config, FileInstaller, Idle, PendingRestart, Restarting, Updater, updater
-from patchify.client.guardian import LAUNCHER
+from patchify.client.guarding import LAUNCHER
 from patchify.client.state import MAX_INTERRUPTIONS, Phase, Release, State, Update
 from patchify.client.status import Checking, Downloading
 from patchify.errors import (
@@ -1015,7 +1015,7 @@ def test_a_release_that_fails_its_smoke_test_goes_into_quarantine_and_nothing_wa
 
 
 class FakeGuard:
-    """Stands in for `guardian.guard`: notes what it is asked, and what becomes of what it gives."""
+    """Stands in for `guarding.guard`: notes what it is asked, and what becomes of what it gives."""
 
     def __init__(self):
         self.asked = []
