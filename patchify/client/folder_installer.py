@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import errno
 import hashlib
+import logging
 import os
 import shutil
 from dataclasses import replace
@@ -33,6 +34,8 @@ from patchify.errors import (
     UnableToUnpackError,
 )
 from patchify.files import hash_file, sync_folder, write_durably
+
+_log = logging.getLogger(__name__)
 
 VERSIONS = "versions"
 _NO_LINK = frozenset({errno.EINVAL, errno.ENOENT, errno.ENOTDIR})
@@ -177,12 +180,17 @@ class FolderInstaller(Installer):
                 self._exchange(folder)
         with contextlib.suppress(OSError):  # it is done: after a power cut it might be the old program, no worse
             sync_folder(self.path.parent)
+            sync_folder(self.folder)  # a rename from there: ext4 and XFS do not need it, POSIX does not say so
             sync_folder(self.versions)
         reach("place-synced")
 
     def _put_back(self, program: Release) -> None:
         folder = self.version_path(program)
-        self._verify(folder, program, again=False)
+        try:
+            self._verify(folder, program, again=False)
+        except DamagedVersionError as error:  # it ran, and may have written to itself: better than one that fails
+            self._verify(folder, program, again=False, used=True)
+            _log.warning("%s; it is put back all the same", error)
         with as_error(UnableToSwapError, self.path):
             self._link(self._link_text(folder), self.path, ("putting-back", "put-back"))
 
@@ -219,12 +227,16 @@ class FolderInstaller(Installer):
                 if path.name.removesuffix(".manifest").rpartition("-")[2] not in keep:
                     _remove(path)
 
-    def _verify(self, folder: Path, release: Release, progress: Fraction = ignore, *, again: bool = True) -> None:
+    def _verify(
+        self, folder: Path, release: Release, progress: Fraction = ignore, *, again: bool = True, used: bool = False
+    ) -> None:
         """Compare a version with its manifest; one that differs is to be unpacked ``again`` if that is possible."""
         with as_error(UnableToReadFileError, folder):
             try:
                 text = _manifest_of(folder).read_bytes()
-                problem = manifest.matches(Path(os.path.realpath(folder)), text, lambda done: progress(done, 0))
+                problem = manifest.matches(
+                    Path(os.path.realpath(folder)), text, lambda done: progress(done, 0), used=used
+                )
             except FileNotFoundError:
                 problem = "its manifest is missing"
             if problem is not None and again and self._target() != folder:

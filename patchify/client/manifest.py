@@ -43,7 +43,7 @@ def describe(folder: Path, progress: Progress) -> bytes:
     return _head(body) + body
 
 
-def matches(folder: Path, manifest: bytes, progress: Progress) -> str | None:
+def matches(folder: Path, manifest: bytes, progress: Progress, *, used: bool = False) -> str | None:
     """Say what the first difference of ``folder`` to ``manifest`` is; None if there is none.
 
     What is in the folder but not in the manifest is no difference: programs write beside themselves, Python does.
@@ -52,6 +52,7 @@ def matches(folder: Path, manifest: bytes, progress: Progress) -> str | None:
         folder: The folder, which may be missing.
         manifest: What `describe` returned.
         progress: Called with the number of bytes hashed so far.
+        used: The program has run, and may have written into its own files: only executable ones must be as they were.
 
     Raises:
         OSError: something is there, but cannot be read.
@@ -65,6 +66,8 @@ def matches(folder: Path, manifest: bytes, progress: Progress) -> str | None:
         *listed, name = line.split(" ")
         path = unquote_to_bytes(name)
         found = _look(root, path)
+        if used and found[:2] == tuple(listed[:2]) == (_FILE, "-"):
+            continue
         if found == tuple(listed[:3]) and found[0] == _FILE:  # the size is right: now it is worth to hash
             found = (*found, hashing.hash(root, path))
         if found != tuple(listed):

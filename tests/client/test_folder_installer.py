@@ -320,12 +320,12 @@ def test_what_a_crash_left_of_unpacking_is_unpacked_again(made, monkeypatch, poi
         (lambda folder: (folder / "run").unlink(), "'run' is missing"),
         (lambda folder: (folder / "run").chmod(0o644), "'run' may be executed no more"),
         (lambda folder: (folder / "lib" / "data").unlink(), "'lib/data' is missing"),
-        (lambda folder: (folder / "lib" / "data.1").write_bytes(b"data x"), "'lib/data.1' has another content"),
+        (lambda folder: (folder / "run").write_bytes(b"#!/bin/sh\nexit 1"), "'run' has 16 bytes instead of"),
         (lambda folder: shutil.rmtree(folder / "lib"), "'lib' is missing"),
         (lambda folder: module._manifest_of(folder).unlink(), "its manifest is missing"),
         (lambda folder: module._manifest_of(folder).write_bytes(b"x"), "the manifest itself is damaged"),
     ],
-    ids=["gone", "mode", "link", "content", "folder", "no manifest", "manifest"],
+    ids=["gone", "mode", "link", "program", "folder", "no manifest", "manifest"],
 )
 @pytest.mark.parametrize("which", ["new", "previous"])
 def test_a_damaged_version_is_neither_put_in_place_nor_back(made, which, damage, problem):
@@ -339,12 +339,25 @@ def test_a_damaged_version_is_neither_put_in_place_nor_back(made, which, damage,
     swap, give_back = (lambda: made.installer.swap(update, 1)), (lambda: made.installer.give_back("died", failed=True))
     with pytest.raises(DamagedVersionError) as caught:
         (swap if which == "new" else give_back)()
-    assert caught.value.problem == problem
+    assert caught.value.problem.startswith(problem)
     assert caught.value.path == folder
     assert str(caught.value.version) == ("2.0.0" if which == "new" else "1.0.0")
     assert made.number == (1 if which == "new" else 2)
     made.swap() if which == "new" else made.confirm(3)
     assert made.number == (2 if which == "new" else 3)
+
+
+def test_what_a_program_has_written_into_its_own_files_keeps_nothing_broken_in_its_place(made, caplog):
+    update = made.swap()
+    for release in (update.replaces, update.release):
+        (made.kept_path(release) / "lib" / "data.1").write_bytes(b"some more")
+    made.installer.give_back("was killed", failed=True)
+    assert made.number == 1
+    assert "'lib/data.1' has 9 bytes" in caplog.text
+    assert "put back all the same" in caplog.text
+    with pytest.raises(DamagedVersionError):  # that which failed is not tried again like this, but unpacked anew
+        made.installer.swap(update, 1)
+    assert made.number == 1
 
 
 def test_what_the_program_writes_beside_itself_is_no_damage(made):

@@ -107,6 +107,14 @@ def test_the_first_difference_is_named(folder, name, change, difference):
     assert matches(folder, made, ignore) == difference
 
 
+def test_of_a_program_that_has_run_only_what_is_executable_must_have_its_content(folder):
+    made = describe(folder, ignore)
+    (folder / "lib" / "x.so.1").write_bytes(b"written to")
+    assert matches(folder, made, ignore, used=True) is None
+    (folder / "run").write_bytes(b"PROGRAM")
+    assert matches(folder, made, ignore, used=True) == "'run' has another content"
+
+
 def test_what_is_more_is_no_difference(folder):
     made = describe(folder, ignore)
     (folder / "lib" / "__pycache__").mkdir()
