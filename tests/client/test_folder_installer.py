@@ -352,12 +352,12 @@ def test_what_a_program_has_written_into_its_own_files_keeps_nothing_broken_in_i
     for release in (update.replaces, update.release):
         (made.kept_path(release) / "lib" / "data.1").write_bytes(b"some more")
     made.installer.give_back("was killed", failed=True)
-    assert made.number == 1
+    assert made.installer.installed() == update.replaces.sha256
     assert "'lib/data.1' has 9 bytes" in caplog.text
     assert "put back all the same" in caplog.text
     with pytest.raises(DamagedVersionError):  # that which failed is not tried again like this, but unpacked anew
         made.installer.swap(update, 1)
-    assert made.number == 1
+    assert made.installer.installed() == update.replaces.sha256
 
 
 def test_what_the_program_writes_beside_itself_is_no_damage(made):
