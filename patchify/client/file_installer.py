@@ -101,6 +101,7 @@ class FileInstaller(Installer):
             self._clone(staged, self.path, points=("placing", "placed"), durable=False)
         with contextlib.suppress(OSError):  # it is done: after a power cut it might be the old program, no worse
             sync_folder(self.path.parent)
+            sync_folder(self.folder)  # a rename from there: ext4 and XFS do not need it, POSIX does not say so
         reach("place-synced")
 
     def _put_back(self, program: Release) -> None:
