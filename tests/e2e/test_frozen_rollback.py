@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from patchify.client.guardian import VARIABLE
+from patchify.client.guarding import VARIABLE
 from patchify.client.kinds import installer_for
 from patchify.client.processes import born_at
 from patchify.keys import SigningKey
@@ -94,12 +94,16 @@ class Program:
     def guardians(self) -> list[int]:
         return self.running(VARIABLE)
 
+    def has_no_guardian(self) -> None:
+        wait_until(lambda: not self.guardians(), "the end of the guardian")
+
     def has_settled(self, processes: int) -> None:
         """Wait until so many processes are left: of a one-file program a bootloader for each exec, and itself."""
         wait_until(lambda: len(self.running()) == processes, f"the end of all but {processes}")
 
     def end(self) -> None:
-        """Ask what runs to end, and see that nothing is left of anything."""
+        """Ask what runs to end when its trial is over, and see that nothing is left of anything."""
+        self.has_no_guardian()
         os.kill(self.facts()[-1]["pid"], signal.SIGTERM)
         self.has_ended()
         assert list(self.temporary.iterdir()) == []
@@ -178,12 +182,13 @@ def test_a_guardian_is_there_in_the_trial_and_gone_after_it(make, server, build,
     wait_until(lambda: program.versions() == ["1.0.0", "2.0.0"], "the restart")
     guardians = program.guardians()
     assert len(guardians) == alone(kind)
-    for pid in guardians:  # it runs from where the swap has left its files
-        assert words_of(Path(f"/proc/{pid}/cmdline"))[0] not in ("", str(program.app))
+    if kind == "frozen":  # it is the version before, from where that is kept
+        kept = str(program.installer.previous_path(server.versions["1.0.0"]))
+        assert {words_of(Path(f"/proc/{pid}/cmdline"))[0] for pid in guardians} == {kept}
     assert "2.0.0 confirmed" not in program.output()
 
     program.says("2.0.0 confirmed 2.0.0")
-    wait_until(lambda: not program.guardians(), "the end of the guardian")
+    program.has_no_guardian()
     program.has_settled(alone(kind) + (kind == "frozen"))
     if kind == "folder":  # no guardian is left to be waited for either: the program may wait for its own children
         assert Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text() == ""
@@ -205,7 +210,7 @@ def test_old_versions_go_and_the_previous_one_stays(make, server, build, kind):
     for version in ("2.0.0", "2.0.1", "3.0.0"):
         server.publish(version, build(kind, version))
         program.says(f"{version} confirmed {version}")
-        wait_until(lambda: not program.guardians(), "the end of the guardian")
+        program.has_no_guardian()
         before.append(server.versions[version])
         # Of a folder program what runs is one of the kept versions; of a file program it is in its place only.
         assert program.kept() == set(before[-2:] if kind == "folder" else before[-2:-1])
@@ -257,7 +262,7 @@ def tell_of_a_bad_version(program, server, build, flaw):
     kind = program.kind
     installed = program.installer.installed()
     tries = 1 if flaw == "fails at its first import" else 0
-    program.start(trial_tries=tries, trial_timeout=60 if tries else 6)
+    program.start(trial_tries=tries, trial_timeout=8 if flaw == "hangs" else 60)
     program.says("1.0.0 Idle")
     server.publish("2.0.0", build(kind, flaw))
     said = program.says("1.0.0 took back 2.0.0")
@@ -270,8 +275,8 @@ def tell_of_a_bad_version(program, server, build, flaw):
     assert bad.release.sha256 == server.versions["2.0.0"]
     assert REASONS[flaw] in bad.reason
     assert f"it {bad.reason}" in said
-    wait_until(lambda: not program.guardians(), "the end of the guardian")
-    program.has_settled(alone(kind) if kind == "frozen" else 1)  # nothing else is left, of the bad version either
+    program.has_no_guardian()
+    program.has_settled(alone(kind))  # nothing else is left, of the bad version either
     assert program.versions()[-1] == "1.0.0"
     for each in program.facts():
         assert each["arguments"] == ARGUMENTS
@@ -281,7 +286,6 @@ def tell_of_a_bad_version(program, server, build, flaw):
 
     server.publish("2.0.1", build(kind, "2.0.1"))
     program.says("2.0.1 confirmed 2.0.1")
-    wait_until(lambda: not program.guardians(), "the end of the guardian")
     program.end()
 
 
@@ -297,7 +301,7 @@ def test_of_two_processes_the_one_that_became_a_bad_version_is_started_again_bes
     program.says("1.0.0 took back 2.0.0")
     program.says("FACTS", 4)
     assert program.versions() == ["1.0.0", "1.0.0", "2.0.0", "1.0.0"]
-    wait_until(lambda: not program.guardians(), "the end of the guardian")
+    program.has_no_guardian()
     program.has_settled(2 * alone(kind))
     os.kill(program.facts()[1]["pid"], signal.SIGTERM)
     program.end()
@@ -319,11 +323,10 @@ def test_a_release_that_this_system_cannot_execute_is_taken_back_by_the_program_
     assert bad.reason.startswith("cannot be started: ")
     assert program.versions() == ["1.0.0"]
     assert program.installer.installed() == installed
-    wait_until(lambda: not program.guardians(), "the end of the guardian")
+    program.has_no_guardian()
     program.has_settled(alone(kind))
     server.publish("2.0.1", build(kind, "2.0.1"))
     program.says("2.0.1 confirmed 2.0.1")
-    wait_until(lambda: not program.guardians(), "the end of the guardian")
     program.end()
 
 
@@ -336,7 +339,6 @@ def test_a_release_of_a_folder_program_that_is_no_archive_touches_nothing(make, 
     assert not program.app.is_symlink()
     server.publish("2.0.1", build("folder", "2.0.1"))
     program.says("2.0.1 confirmed 2.0.1")
-    wait_until(lambda: not program.guardians(), "the end of the guardian")
     program.end()
 
 
@@ -376,5 +378,4 @@ def test_ctrl_c_in_the_trial_is_no_failure_and_the_trial_begins_again_at_the_nex
 
     program.start()
     program.says("2.0.0 confirmed 2.0.0")
-    wait_until(lambda: not program.guardians(), "the end of the guardian")
     program.end()
