@@ -39,6 +39,20 @@ def publish(tmp_path):
     return publish
 
 
+@pytest.fixture
+def show(record_property):
+    """Return a function that shows a text, such as a table of results, at the end of the run."""
+    return lambda text: record_property("shown", text)
+
+
+def pytest_terminal_summary(terminalreporter):
+    for report in (each for reports in terminalreporter.stats.values() for each in reports):
+        for name, text in getattr(report, "user_properties", ()):
+            if name == "shown" and report.when == "call":
+                terminalreporter.write_sep("-", report.nodeid)
+                terminalreporter.write_line(text)
+
+
 @pytest.fixture(autouse=True)
 def nothing_outlives_its_test():
     """Fail a test that leaves a thread, a child process or a socket behind."""

@@ -7,7 +7,6 @@ what stands at the program's path, and a fresh process recovers and brings the n
 import os
 import signal
 import subprocess
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -83,7 +82,7 @@ def test_every_named_point_is_reached(reached):
 
 
 @pytest.mark.timeout(900)
-def test_a_kill_at_any_point_leaves_the_old_or_the_new_program_and_the_next_updater_goes_on(reached, tmp_path, capsys):
+def test_a_kill_at_any_point_leaves_the_old_or_the_new_program_and_the_next_updater_goes_on(reached, tmp_path, show):
     todo = [(*case, *each) for case in CASES for each in occurrences(reached[case])]
 
     def attempt(number):
@@ -100,7 +99,6 @@ def test_a_kill_at_any_point_leaves_the_old_or_the_new_program_and_the_next_upda
     rows = [f"{'lay-out':<24}{'act':<16}{'points':>8}{'kills':>8}{'bad':>6}"]
     rows += [f"{each[0]:<24}{each[1]:<16}{len(set(reached[each])):>8}{kills[each]:>8}{bad[each]:>6}" for each in CASES]
     rows += [f"{'together':<40}{len(points.POINTS):>8}{kills.total():>8}{bad.total():>6}"]
-    with capsys.disabled():
-        sys.stdout.write("\n\n" + "\n".join(rows) + "\n")
+    show("\n".join(rows))
     lines = [f"{each}: {problem}" for each, problem in zip(todo, wrong, strict=True) if problem]
     assert not lines, f"{len(lines)} of {len(todo)} kills:\n" + "\n".join(lines)

@@ -7,7 +7,6 @@ nothing came of it; and a later attempt succeeds and leaves nothing behind.
 """
 
 import signal
-import sys
 import threading
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -105,7 +104,7 @@ def plan(found):
 
 @pytest.mark.parametrize(("layout", "act", "errors"), CASES)
 def test_a_fault_at_any_call_leaves_a_program_and_a_later_attempt_succeeds(
-    layout, act, errors, tmp_path, total, capsys
+    layout, act, errors, tmp_path, total, show
 ):
     kind = story.LAYOUTS[layout]
     counting = tmp_path / "count0"  # of the length of the names in a sweep
@@ -148,11 +147,10 @@ def test_a_fault_at_any_call_leaves_a_program_and_a_later_attempt_succeeds(
     total.counts.update(figures.counts)
     rows = [figures.line(layout, act)]
     if (layout, act, errors) == CASES[0]:
-        rows.insert(0, f"\n{'lay-out':<24}{'act':<12}" + "".join(f"  {each}" for each in COLUMNS))
+        rows.insert(0, f"{'lay-out':<24}{'act':<12}" + "".join(f"  {each}" for each in COLUMNS))
     if (layout, act, errors) == CASES[-1]:
         rows.append(total.line("together", ""))
-    with capsys.disabled():
-        sys.stdout.write("\n" + "\n".join(rows))
+    show("\n".join(rows))
     report.verify()
     assert report.runs == figures.counts["kills"] + len(chosen), "some were not tried"
 
