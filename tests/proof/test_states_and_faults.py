@@ -10,7 +10,6 @@ import errno
 import math
 import multiprocessing
 import subprocess
-import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -214,19 +213,18 @@ def outcomes(tmp_path_factory):
 
 
 @pytest.mark.timeout(900)
-def test_every_fault_in_every_state_leaves_a_program_that_runs_and_at_last_the_newest_good_one(outcomes, capsys):
+def test_every_fault_in_every_state_leaves_a_program_that_runs_and_at_last_the_newest_good_one(outcomes, show):
     by_hand = [case for case, (_, rescues) in outcomes.items() if rescues]
     outcomes = {case: problem for case, (problem, _) in outcomes.items()}
     count = Counter((state, fault) for state, fault, *_ in outcomes)
     bad = Counter((state, fault) for (state, fault, *_), problem in outcomes.items() if problem)
-    with capsys.disabled():
-        heads = (f"{fault.replace(' for ever', ' ∞'):>18}" for fault in FAULTS)
-        rows = [f"\n\n{'cases (bad outcomes)':<26}" + "".join(heads)]
-        for state in STATES:
-            cells = (f"{count[state, fault]} ({bad[state, fault]})" for fault in FAULTS)
-            rows.append(f"{state:<26}" + "".join(f"{cell:>18}" for cell in cells))
-        rows.append(f"{count.total()} cases, {bad.total()} bad outcomes; {len(by_hand)} with a rollback by hand\n")
-        sys.stdout.write("\n".join(rows))
+    heads = (f"{fault.replace(' for ever', ' ∞'):>18}" for fault in FAULTS)
+    rows = [f"{'cases (bad outcomes)':<26}" + "".join(heads)]
+    for state in STATES:
+        cells = (f"{count[state, fault]} ({bad[state, fault]})" for fault in FAULTS)
+        rows.append(f"{state:<26}" + "".join(f"{cell:>18}" for cell in cells))
+    rows.append(f"{count.total()} cases, {bad.total()} bad outcomes; {len(by_hand)} with a rollback by hand")
+    show("\n".join(rows))
     assert count.total() >= 120
     for state, fault, *_ in by_hand:  # it takes a version that cannot start, and a guardian that is no more
         assert STATES[state].behaviour != "good"
