@@ -26,8 +26,8 @@ from patchify.client.installer import Installer
 from patchify.client.kinds import installer_for
 from patchify.client.launcher import Launcher
 from patchify.client.plan import Plan
-from patchify.client.supply import running_version
 from patchify.client.state import Bad, Phase, Release, State, UnusableStateError, Update, read
+from patchify.client.supply import running_version
 from patchify.errors import ConfigError, PatchifyError, UpdateInProgressError
 
 _FAILED, _NOT_EXECUTABLE, _NOT_FOUND = 125, 126, 127  # exit statuses of env(1)
