@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,7 +123,7 @@ def broken_promise(layout, act, folder):
 
 
 @pytest.mark.skipif(missing() is not None, reason=str(missing()))
-def test_after_a_power_cut_the_program_is_there_and_the_next_updater_goes_on(scratch, capsys):
+def test_after_a_power_cut_the_program_is_there_and_the_next_updater_goes_on(scratch, show):
     rows, wrong = [], []
     total = Counter()
     for layout, act in CASES:
@@ -145,9 +144,8 @@ def test_after_a_power_cut_the_program_is_there_and_the_next_updater_goes_on(scr
             )
             total.update(states=found.coverage.states, after=after.coverage.states, bad=len(bad))
     rows.append(f"{'together':<64}{total['states']:>8}{total['after']:>10}{total['bad']:>6}")
-    with capsys.disabled():
-        head = f"{'lay-out':<24}{'act':<16}{'order':<14}{'operations':>10}{'states':>8}{'at end':>10}{'bad':>6}"
-        sys.stdout.write("\n\n" + "\n".join([head, *rows]) + "\n")
+    head = f"{'lay-out':<24}{'act':<16}{'order':<14}{'operations':>10}{'states':>8}{'at end':>10}{'bad':>6}"
+    show("\n".join([head, *rows]))
     assert not wrong, f"{len(wrong)}:\n" + "\n".join(wrong)
 
 
@@ -199,7 +197,7 @@ def after_its_end(layout, act, system):
 
 
 @pytest.mark.parametrize("kind", FILE_SYSTEMS)
-def test_on_a_real_file_system_the_power_may_be_cut_at_every_named_point(kind, tmp_path, capsys):
+def test_on_a_real_file_system_the_power_may_be_cut_at_every_named_point(kind, tmp_path, show):
     if reason := unavailable(kind):
         pytest.skip(f"{kind}: {reason}")
     rows, wrong = [f"{'file system':<14}{'lay-out':<24}{'act':<16}{'cuts':>6}{'bad':>6}"], []
@@ -214,6 +212,5 @@ def test_on_a_real_file_system_the_power_may_be_cut_at_every_named_point(kind, t
                 bad += [f"at {point} {seen[point]}: {found}"] if found else []
         rows.append(f"{kind:<14}{layout:<24}{act:<16}{len(reached) + 1:>6}{len(bad):>6}")
         wrong += [f"{layout}, {act}, {each}" for each in bad]
-    with capsys.disabled():
-        sys.stdout.write("\n\n" + "\n".join(rows) + "\n")
+    show("\n".join(rows))
     assert not wrong, f"{len(wrong)}:\n" + "\n".join(wrong)

@@ -36,7 +36,8 @@ import pytest
 from filelock import FileLock
 from semver import Version
 
-from patchify.client import folder_installer, guardian, installer, points, staging, state, trial, updater
+from patchify.client import folder_installer, guardian, guarding, installer, points, staging, state, trial, updater
+from patchify.client import watch as watching
 from patchify.client.config import Config
 from patchify.client.file_installer import FileInstaller
 from patchify.client.folder_installer import FolderInstaller
@@ -208,10 +209,10 @@ class Guardian:
     """What a guardian was told, and how far it is."""
 
     actor: Actor
-    charge: guardian.Charge
+    charge: guarding.Charge
     launch: Launch
     watched: Watched
-    watch: guardian.Watch | None = None
+    watch: watching.Watch | None = None
     loose: bool = False  # the other end of its line is closed
     asked: str = ""
     done: bool = False
@@ -669,7 +670,7 @@ class World:
             self.let_guardian_look()  # it may be about to end
         if self.guardian is not None:
             raise UnableToGuardError(self.path, "another guardian watches already")
-        charge = guardian.Charge("", "", handover, pid, "born", supervised, patience, -1, {})
+        charge = guarding.Charge("", "", handover, pid, "born", supervised, patience, -1, {})
         lock = FileLock(self.inside / ".app.patchify" / GUARDIAN, thread_local=False)
         try:
             lock.acquire(timeout=0)
@@ -678,7 +679,7 @@ class World:
         actor = self._new("guardian")
         actor.installer = self.make_installer()
         mine = Guardian(actor, charge, launch, Watched(self, pid), lock=lock)
-        mine.watch = guardian_watch(
+        mine.watch = watching.Watch(
             actor.installer,
             mine.watched,
             handover=handover,
@@ -800,17 +801,17 @@ class World:
         patch.setattr(points, "hook", self.reach)
         patch.setattr(updater, "exec_restart", self._exec)
         patch.setattr(updater, "guard", self._guard)
-        if hasattr(updater, "born_at"):
-            patch.setattr(updater, "born_at", self._born_at)
         patch.setattr(updater, "_STOCK_PATIENCE", 0)
         patch.setattr(trial, "_LOCK_PATIENCE", 0)
-        patch.setattr(guardian, "_LOCK_PATIENCE", 0)
+        patch.setattr(watching, "_LOCK_PATIENCE", 0)
         patch.setattr(guardian, "Watch", lambda *_, **__: self.guardian)
-        patch.setattr(guardian, "Process", lambda pid, born=None: Watched(self, pid))
-        patch.setattr(guardian, "born_at", self._born_at)
-        patch.setattr(guardian, "give_back", partial(guardian.give_back, pause=self.advance))
+        patch.setattr(watching, "Process", lambda pid, born=None: Watched(self, pid))
+        for module in (watching, updater):
+            patch.setattr(module, "born_at", self._born_at)
+        patch.setattr(guardian, "give_back", partial(watching.give_back, pause=self.advance))
         patch.setattr(guardian, "_started_by_others", self._started_by_others)
-        patch.setattr(guardian, "time", SimpleNamespace(sleep=self._sleep, monotonic=lambda: self.now))
+        for module in (guardian, watching):
+            patch.setattr(module, "time", SimpleNamespace(sleep=self._sleep, monotonic=lambda: self.now))
         patch.setattr(guardian, "start", lambda launch: self.start())
         patch.setattr(state, "datetime", Clock)
         patch.setattr(installer, "datetime", Clock)
@@ -862,9 +863,6 @@ class World:
             isinstance(each, int) or (isinstance(each, str | Path) and str(each).startswith(str(self.place)))
             for each in args
         )
-
-
-guardian_watch = guardian.Watch
 
 
 class _Os:
