@@ -98,10 +98,11 @@ class DamagedVersionError(RejectedError):
 
 
 class SmokeTestError(RejectedError):
-    """A downloaded release failed its smoke test; it is in quarantine. Attributes: ``version``, ``problem``."""
+    """A release failed its smoke test; it is in quarantine. Attributes: ``version``, ``problem``, ``reason``."""
 
     def __init__(self, version: str, problem: str) -> None:
         super().__init__(f"release {version} failed its smoke test and is not installed: {problem}")
+        self.reason = f"failed its smoke test: {problem}"
         self.version = version
         self.problem = problem
 
@@ -405,10 +406,14 @@ class UnableToRestartError(FileOperationError):
 
 
 class UnsafeArchiveError(RejectedError):
-    """An archive cannot be unpacked, or must not be. Attributes: ``member`` (its name there, or None), ``problem``."""
+    """An archive cannot be unpacked, or must not be; it is in quarantine.
+
+    Attributes: ``member`` (its name there, or None), ``problem``, ``reason``.
+    """
 
     def __init__(self, problem: str, member: str | None = None) -> None:
         what = "it" if member is None else f"its member {member[:200]!r}"
         super().__init__(f"the archive of the release is refused: {what} {problem}")
+        self.reason = f"cannot be unpacked: {what} {problem}"
         self.member = member
         self.problem = problem

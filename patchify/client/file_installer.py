@@ -74,6 +74,12 @@ class FileInstaller(Installer):
         """Return where the previous version with this hash is kept."""
         return self.folder / f"previous-{sha256}"
 
+    def _is_placed(self, release: Release) -> bool:
+        try:
+            return os.path.samefile(self.path, self.staged_path(release.sha256))
+        except OSError:
+            return False
+
     def _make_ready(self, release: Release, staged: Path, progress: Fraction) -> None:
         with self._verified(staged, release, progress) as file:
             with as_error(UnableToReadFileError, self.path):

@@ -22,19 +22,21 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from patchify.client.guarding import Charge, is_one_file
+from patchify.client.guarding import GO, NO, Charge, is_one_file
 from patchify.client.installer import Installer
 from patchify.client.locks import GUARDIAN
-from patchify.client.processes import Process, alike, running
+from patchify.client.processes import ASKING, MEANT, Process, alike, running
 from patchify.client.restarter import Launch, environment
-from patchify.client.state import State
+from patchify.client.state import State, Update
 from patchify.client.watch import STEP, Watch, give_back
-from patchify.errors import UnavailableError
+from patchify.errors import UnableToReadFileError, UnavailableError
 
 _log = logging.getLogger(__name__)
 
-_ASKING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-_LOCK_PATIENCE = 60.0  # seconds for the guardian before this one, which may be about to end
+_DEAF = ("SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM")  # meant for the program, and may be sent to its group
+_LOCK_PATIENCE = 10.0  # seconds for the guardian before this one, which may be about to end
+_UNTIL_EXEC = 5  # seconds after which a line that stays open is not waited for any more
+_START_ATTEMPTS = 60  # a second apart
 _PAUSE = 60.0  # seconds after which the attempts to put a version back begin anew
 _STARTED_BY_OTHERS_WITHIN = 2.0  # seconds in which an unknown supervisor may start the program again
 
@@ -48,16 +50,21 @@ def main(told: dict[str, Any]) -> None:
     module, _, name = charge.installer.partition(":")
     installer: Installer = getattr(importlib.import_module(module), name)(Path(charge.path))
     process = Process(charge.pid, charge.born)
-    asked: list[str] = []
+    asked: list[tuple[str, float]] = []
 
     def note(number: int, frame: object) -> None:
         # What a supervisor sends to everybody after the program has ended does not explain why that has ended.
-        if number == signal.SIGINT or process.alive:
-            asked.append(signal.Signals(number).name)
+        if number in (signal.SIGINT, signal.SIGQUIT) or charge.handover == "other" or process.alive:
+            asked[:] = [(signal.Signals(number).name, time.monotonic())]
 
-    for number in _ASKING:
+    def why() -> str:
+        return asked[0][0] if asked and time.monotonic() - asked[0][1] < MEANT else ""
+
+    for number in ASKING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # else the program ignores it as well
             signal.signal(number, note)
+    for number in (getattr(signal, name) for name in _DEAF):
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     lock = FileLock(installer.folder / GUARDIAN, thread_local=False)
     with socket.socket(fileno=charge.descriptor) as line:
@@ -67,10 +74,34 @@ def main(told: dict[str, Any]) -> None:
             sys.exit("another guardian watches already")
         now = installer.launch(launch)
         others = alike(now.program, now.arguments[1:], now.directory)  # another process of the program, perhaps
-        line.sendall(b"ready")
-        line.recv(1)  # until the other end is closed: by the exec, by hand, or by the end of it
-        with lock:
-            _guard(installer, process, charge, launch, lambda: asked[0] if asked else "", others=others)
+        with lock, contextlib.suppress(BrokenPipeError):
+            line.sendall(b"ready")
+            if _is_to_go(line, process):
+                _guard(installer, process, charge, launch, why, others=others)
+            elif _trial(installer) is not None:  # that could not be undone by whoever had ordered it
+                _insist(installer, "the update was interrupted before the new version was started", failed=False)
+
+
+def _is_to_go(line: socket.socket, process: Process) -> bool:
+    """Wait until the other end says what happened, and is closed: by the exec, by hand, or by the end of it."""
+    line.settimeout(1)
+    said = b""
+    waits = 0
+    while said[-2:] != NO:
+        try:
+            heard = line.recv(2)
+        except TimeoutError:
+            # A child that the program has forked meanwhile may keep the other end open.
+            waits += said == GO
+            if waits > _UNTIL_EXEC or (not said and not process.alive):
+                break
+        except OSError:
+            break
+        else:
+            if not heard:
+                break
+            said += heard
+    return said == GO
 
 
 def _detach() -> None:
@@ -94,15 +125,14 @@ def _guard(
     watch = Watch(installer, process, handover=charge.handover, patience=charge.patience, asked=asked)
     fate = None
     while fate is None:
-        if installer.state().on_trial is None:
+        trial = _trial(installer)
+        if trial is None:  # it was confirmed, or taken back
             return
+        if charge.handover == "other" and trial.process is None and asked() and not process.alive:
+            return  # a supervisor that waits for everybody before it starts the program again
         fate = watch.look()
+    assert trial is not None
     failed, reason = fate
-    trial = installer.state().on_trial
-    if trial is None:  # it was confirmed, or taken back, at the last moment
-        return
-    if installer.installed() == trial.replaces.sha256:
-        failed, reason = False, "the update was interrupted before the swap"
     state = _insist(installer, reason, failed=failed)
     if state.update is None and state.quarantined(trial.release.sha256) is None:
         return  # it was confirmed while that could not be done
@@ -111,6 +141,16 @@ def _guard(
             os.kill(charge.pid, signal.SIGHUP)
     elif failed and not charge.supervised and not _started_by_others(installer.launch(launch), others):
         start(installer.launch(launch))
+
+
+def _trial(installer: Installer) -> Update | None:
+    """Return what is on trial, however long that cannot be told."""
+    while True:
+        try:
+            return installer.trial()
+        except UnableToReadFileError as error:
+            _log.warning("%s", error)
+            time.sleep(STEP)
 
 
 def _insist(installer: Installer, reason: str, *, failed: bool) -> State:
@@ -132,14 +172,27 @@ def _started_by_others(launch: Launch, before: frozenset[tuple[int, str]]) -> bo
 
 
 def start(launch: Launch) -> subprocess.Popen[bytes]:
-    """Start a program as it was started before: arguments, working directory, environment, signal mask."""
-    with _fresh_signals(launch):
-        return subprocess.Popen(launch.arguments, executable=launch.program, cwd=launch.directory, env=environment())
+    """Start a program as it was started before: arguments, working directory, environment, signal mask.
+
+    Raises:
+        OSError: it cannot be started, also not after a minute.
+    """
+    directory = launch.directory if os.path.isdir(launch.directory) else os.sep
+    for attempt in range(1, _START_ATTEMPTS + 1):
+        try:
+            with _fresh_signals(launch):
+                return subprocess.Popen(launch.arguments, executable=launch.program, cwd=directory, env=environment())
+        except OSError as error:
+            _log.error("%s cannot be started: %s", launch.program, error)
+            if attempt == _START_ATTEMPTS:
+                raise
+            time.sleep(1)
+    raise AssertionError
 
 
 @contextlib.contextmanager
 def _fresh_signals(launch: Launch) -> Iterator[None]:
-    for number in _ASKING:
+    for number in ASKING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     mask = signal.pthread_sigmask(signal.SIG_SETMASK, launch.blocked)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,6 +22,7 @@ from semver import Version
 
 from patchify.client.locks import Locks, watched
 from patchify.client.points import reach
+from patchify.client.processes import MEANT, born_at
 from patchify.client.restarter import Launch
 from patchify.client.staging import PartFile
 from patchify.client.state import (
@@ -129,6 +131,18 @@ class Installer(ABC):
         """Hold none of the locks any more: after a fork they are the parent's."""
         self._locks.renew()
 
+    def trial(self) -> Update | None:
+        """Return the update that is on trial, for those who watch it. No lock is needed.
+
+        Raises:
+            UnableToReadFileError: that cannot be told just now, which is not to say that there is none.
+        """
+        try:
+            state = read(self.state_path)
+        except UnusableStateError:
+            return None
+        return state.on_trial if state is not None else None
+
     # What is remembered -----------------------------------------------------------------------------------------------
 
     def state(self) -> State:
@@ -162,10 +176,14 @@ class Installer(ABC):
         Nothing happens if nothing is on trial. Raises `UnableToWriteStateError`.
         """
         state = self._known()
-        if state.on_trial is not None:
-            if state.on_trial.process != process:
-                self._unsay()
-            self.save(state.reported(process, patience, problem))
+        trial = state.on_trial
+        if trial is None:
+            return
+        if trial.process != process:
+            if trial.process is not None and born_at(trial.process) == trial.born:
+                return  # another process of the program, beside the one that is watched
+            self._unsay()
+        self.save(state.reported(process, patience, problem, born_at(process)))
 
     def resume(self, reason: str) -> State:
         """Go on with a trial that nobody watched to its end, or put the previous version back after too many of these.
@@ -185,14 +203,14 @@ class Installer(ABC):
         with contextlib.suppress(OSError):
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
             descriptor = os.open(self.folder / "ending", flags, 0o600)
-            os.write(descriptor, f"{os.getpid()} {reason}".encode())
+            os.write(descriptor, f"{os.getpid()} {time.monotonic():.1f} {reason}".encode())
             os.close(descriptor)
 
     def ended(self, process: int) -> str:
-        """Return the word that a process left as it ended, or nothing."""
+        """Return the word that a process left as it ended, or nothing; an old one does not explain an end."""
         with contextlib.suppress(OSError, ValueError):
-            pid, _, reason = (self.folder / "ending").read_text()[:200].partition(" ")
-            if int(pid) == process:
+            pid, at, reason = (self.folder / "ending").read_text()[:200].split(" ", 2)
+            if int(pid) == process and 0 <= time.monotonic() - float(at) < MEANT:
                 return reason
         return ""
 
@@ -226,7 +244,7 @@ class Installer(ABC):
         state = self._known()
         if state.update is None:
             return state
-        verdict = settle(state.update, self.installed())
+        verdict = settle(state.update, self.standing(state.update))
         if verdict is not Verdict.NOTHING:
             _log.info("%s: update to %s: %s", self.path, state.update.release.version, verdict.value)
         if verdict is Verdict.UNSWAPPED:
@@ -281,7 +299,7 @@ class Installer(ABC):
                 UnableToWriteStateError: the program is untouched.
         """
         self.make_ready(release, lambda done, total: progress(done, 2 * total))
-        program = Release(running, self.installed())
+        program = self._program(running)
         self._keep(program, lambda done, total: progress(total + done, 2 * total))
         state = self.save(self._known().staged(release, program))
         reach("staged")
@@ -392,11 +410,35 @@ class Installer(ABC):
         self._tidy(state)
         return state
 
+    def standing(self, update: Update) -> str:
+        """Return `installed`, but for a release that is gone from its place, or has changed itself there, its hash.
+
+        Raises `UnableToReadFileError`.
+        """
+        if update.phase is not Phase.STAGED and (not os.path.lexists(self.path) or self._is_placed(update.release)):
+            return update.release.sha256
+        return self.installed()
+
+    def _is_placed(self, release: Release) -> bool:
+        """Return whether what stands at the program's path is what was put there, whatever its content is now."""
+        return False
+
+    def _program(self, running: Version) -> Release:
+        """Return what stands at the program's path; it may be another version than the one that runs."""
+        installed = self.installed()
+        state = self._known()
+        known = [state.good, state.previous, *((state.update.release, state.update.replaces) if state.update else ())]
+        found = next((each for each in known if each is not None and each.sha256 == installed), None)
+        return found or Release(running, installed)
+
     def _return(self, state: State) -> State:
         update = state.update
         assert update is not None
-        if self.installed() == update.release.sha256:
+        standing = self.standing(update)
+        if standing == update.release.sha256:
             self._put_back(update.replaces)
+        elif standing != update.replaces.sha256:  # somebody has put a third one there
+            return self.forget()
         return self._returned(state)
 
     def _returned(self, state: State) -> State:

@@ -16,11 +16,14 @@ import time
 from pathlib import Path
 
 _STEP = 0.05  # seconds between two looks where nothing tells
+_IN_ORDER = frozenset({0, 130, 131, 143})  # exit statuses; a shell's are 128 + the signal that has ended the program
+MEANT = 120.0  # seconds in which a signal, or a word that was left, explains an end; a program may live on after SIGHUP
 _PATIENCE = 5.0  # seconds between asking a process to end and ending it
 _GET_INFO = 0xC040FF0B  # PIDFD_GET_INFO, with the 64 bytes of its first version (linux/pidfd.h)
 _EXIT = 1 << 3  # PIDFD_INFO_EXIT
 _INFO = struct.Struct("=QQ11Ii")  # mask, cgroup, eleven numbers of ids, exit code
-_POLITE = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+ASKING = tuple(getattr(signal, each) for each in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, each))
+"""By these somebody asks a program to end."""
 
 
 class Process:
@@ -105,7 +108,7 @@ def born_at(pid: int) -> str:
     except OSError:
         if Path("/proc/self/stat").exists():
             return ""
-        return "?" if _send(pid, 0) else ""
+        return "?" if os.name == "posix" and _send(pid, 0) else ""  # on Windows that would be a Ctrl-C
     return "" if fields[0] in (b"Z", b"X") else fields[19].decode()  # field 22 of proc_pid_stat(5)
 
 
@@ -132,9 +135,9 @@ def judge(status: int | None, asked: str) -> tuple[bool, str]:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-        return not asked and number not in _POLITE, f"was killed by {name}"
+        return not asked and number not in ASKING, f"was killed by {name}"
     code = os.WEXITSTATUS(status)
-    return not asked and code not in (0, 130, 143), f"ended with exit status {code}"  # 128 + the signal, as shells say
+    return not asked and code not in _IN_ORDER, f"ended with exit status {code}"
 
 
 def alike(program: str, arguments: tuple[str, ...], directory: str) -> frozenset[tuple[int, str]]:

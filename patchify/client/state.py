@@ -66,6 +66,7 @@ class Update:
         failures: How often it went wrong on trial.
         interruptions: How often its trial was ended from outside.
         process: The process that is on trial, as far as it has reported.
+        born: When that was started, as `processes.born_at` says.
         patience: Seconds that this process has from its report to its confirmation.
         reason: What last went wrong, or what keeps that process from being confirmed.
     """
@@ -77,6 +78,7 @@ class Update:
     failures: int = 0
     interruptions: int = 0
     process: int | None = None
+    born: str = ""
     patience: float = 0.0
     reason: str = ""
 
@@ -141,11 +143,11 @@ class State:
 
     def armed(self, tries: int) -> State:
         """Return the state with the swap ordered."""
-        return self._with(phase=Phase.ARMED, tries=tries, process=None, patience=0.0, reason="")
+        return self._with(phase=Phase.ARMED, tries=tries, process=None, born="", patience=0.0, reason="")
 
-    def reported(self, process: int, patience: float, problem: str) -> State:
+    def reported(self, process: int, patience: float, problem: str, born: str = "") -> State:
         """Return the state with the process that is on trial, and what keeps it from being confirmed."""
-        return self._with(process=process, patience=patience, reason=problem)
+        return self._with(process=process, born=born, patience=patience, reason=problem)
 
     def resumed(self) -> State:
         """Return the state with the trial going on after an interruption that nobody saw."""
@@ -304,6 +306,7 @@ def _members(state: State) -> dict[str, Any]:
             "failures": update.failures,
             "interruptions": update.interruptions,
             "process": update.process,
+            "born": update.born,
             "patience": update.patience,
             "reason": update.reason,
         },
@@ -346,6 +349,7 @@ def _an_update(members: dict[str, Any]) -> Update:
         failures=_count(members["failures"]),
         interruptions=_count(members["interruptions"]),
         process=None if process is None else _count(process),
+        born=_text(members["born"]),
         patience=float(_number(members["patience"])),
         reason=_text(members["reason"]),
     )

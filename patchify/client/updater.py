@@ -59,6 +59,7 @@ from patchify.errors import (
     SmokeTestError,
     UnableToGuardError,
     UnableToRestartError,
+    UnsafeArchiveError,
     UpdateInProgressError,
     WrongVersionError,
 )
@@ -374,7 +375,9 @@ class Updater:
             if trial is None or self._installer.identity() != self._started_from:  # or this is an older process
                 return
             unwatched = not is_watching(self._installer)
-            if unwatched and (trial.process is None or not born_at(trial.process)):
+            reported = trial.process is not None
+            gone = reported and (not trial.born or born_at(trial.process or 0) != trial.born)
+            if unwatched and (gone or (not reported and self.config.guardian)):
                 state = self._installer.resume("was ended before it was confirmed")
                 if state.on_trial is None:  # it was once too often
                     self._tell_of_untold(state)
@@ -392,6 +395,7 @@ class Updater:
         if self.config.guardian and unwatched:
             try:  # the machine was started anew, perhaps
                 with self._guard(self._launch, pid=os.getpid(), handover="same") as guarded:
+                    guarded.go()
                     guarded.release()
             except UnableToGuardError as error:  # it can prove good all the same
                 _log.warning("%s", error)
@@ -403,7 +407,8 @@ class Updater:
         if update is None or update.phase is not Phase.STAGED or not self._installer.is_staged(update.release.sha256):
             return None
         if update.release.version <= self.config.current:
-            self._installer.forget()
+            if not update.failures and not update.interruptions:  # else this may be what was on trial
+                self._installer.forget()
             return None
         return update
 
@@ -560,24 +565,23 @@ class Updater:
         if self._staged is None or self._staged.release != release:
             self._become(Installing(release.version))
             progress = self._progress(lambda percent: Installing(release.version, percent))
-            self._smoke_test(release, progress)
-            self._staged = self._installer.prepare(release, self.config.current, progress)
+            try:
+                self._smoke_test(release, progress)
+                self._staged = self._installer.prepare(release, self.config.current, progress)
+            except (SmokeTestError, UnsafeArchiveError) as error:  # it will not be better another time
+                self._installer.quarantine(release, error.reason)
+                self._tell_of_bad(release, error.reason)
+                raise
             _log.info("version %s is staged", release.version)
         return release.version
 
     def _smoke_test(self, release: Release, progress: Fraction) -> None:
-        """Run the release as configured, while nothing was touched; one that fails goes into quarantine."""
+        """Run the release as configured, while nothing was touched."""
         if self.config.smoke_test is None:
             return
         self._installer.make_ready(release, progress)
         command = self._installer.trial_launch(self._launch, release, tuple(self.config.smoke_test))
-        try:
-            smoke_test(command, str(release.version), self.config.smoke_timeout.total_seconds())
-        except SmokeTestError as error:
-            reason = f"failed its smoke test: {error.problem}"
-            self._installer.quarantine(release, reason)
-            self._tell_of_bad(release, reason)
-            raise
+        smoke_test(command, str(release.version), self.config.smoke_timeout.total_seconds())
 
     def _restart(self, update: Update) -> bool:
         self._refuse_if_closed()
@@ -625,9 +629,14 @@ class Updater:
         self._become(Restarting(update.release.version))
         self._refuse_if_closed()  # that may have taken a moment
         launch = self._installer.launch(self._launch)
+        trial = self._installer.state().on_trial
+        if trial is not None and update.replaces != update.release:
+            raise UpdateInProgressError(f"version {trial.release.version} is on trial: it has to be confirmed first")
         with self._guarding(update) as guarded:
             swapped = self._installer.swap(update, self.config.trial_tries)
             _log.info("restarting as version %s", update.release.version)
+            if guarded is not None:
+                guarded.go()
             try:
                 self._restarter(launch)
             except Exception as error:

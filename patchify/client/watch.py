@@ -13,10 +13,13 @@ from typing import Literal
 from patchify.client.installer import Installer
 from patchify.client.processes import Process, born_at, judge
 from patchify.client.state import State, Update
+from patchify.errors import UnableToReadFileError
 
 _log = logging.getLogger(__name__)
 
 STEP = 0.2  # seconds between two looks at the state
+_GAP = 5.0  # seconds that a look takes longer than it should if this process was stopped meanwhile
+_SUCCESSOR_WITHIN = 5  # looks in which a program that has put itself into the background can report itself
 _LOCK_PATIENCE = 60.0  # seconds for another process that has the lock
 _ATTEMPTS = 30  # to put the previous version back, a second apart: a disk may be full for a moment
 
@@ -57,7 +60,12 @@ class Watch:
 
     def look(self, seconds: float = STEP) -> tuple[bool, str] | None:
         """Watch for so long; return whether and why the trial has failed once it has ended, else None."""
-        trial = self._installer.state().on_trial
+        before = self._clock()
+        try:
+            trial = self._installer.trial()
+        except UnableToReadFileError:  # another time
+            time.sleep(seconds)
+            return None
         if trial is None:
             return None
         self._meet(trial)
@@ -66,6 +74,9 @@ class Watch:
                 return self._ended()
         else:
             time.sleep(seconds)
+        longer = self._clock() - before - seconds
+        if longer > _GAP:  # this process was stopped, and the program too, perhaps, as by Ctrl-Z
+            self._deadline += longer
         return self._overdue(trial) if self._clock() > self._deadline else None
 
     def _meet(self, trial: Update) -> None:
@@ -83,15 +94,23 @@ class Watch:
         self.process = Process(pid)
 
     def _ended(self) -> tuple[bool, str] | None:
-        trial = self._installer.state().on_trial
-        if trial is None:
-            return None
-        reported = trial.process
-        if self._handover != "gunicorn" and reported not in (None, self.process.pid) and born_at(reported or 0):
-            self._follow(reported or 0)  # the program has put itself into the background
-            return None
-        asked = self._asked() or self._installer.ended(self.process.pid) or self._installer.ended(reported or 0)
-        return judge(self.process.status(), asked)
+        status = self.process.status()
+        for _ in range(_SUCCESSOR_WITHIN if status in (0, None) and self._handover == "same" else 1):
+            try:
+                trial = self._installer.trial()
+            except UnableToReadFileError:
+                return None
+            if trial is None:
+                return None
+            reported = trial.process
+            if self._handover != "gunicorn" and reported not in (None, self.process.pid) and born_at(reported or 0):
+                self._follow(reported or 0)  # the program has put itself into the background
+                return None
+            asked = self._asked() or self._installer.ended(self.process.pid) or self._installer.ended(reported or 0)
+            if asked:
+                break
+            time.sleep(STEP)
+        return judge(status, asked)
 
     def _overdue(self, trial: Update) -> tuple[bool, str]:
         if self._handover != "gunicorn" and (self._handover == "same" or self._reported is not None):

@@ -257,6 +257,9 @@ class FakeInstaller(Faults):
             self._return()
         return self.remembered
 
+    def trial(self) -> Update | None:
+        return self.remembered.on_trial
+
     def resume(self, reason: str) -> State:
         if self.remembered.on_trial.interruptions >= MAX_INTERRUPTIONS:
             return self.give_back(reason, failed=False)
