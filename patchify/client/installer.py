@@ -203,7 +203,7 @@ class Installer(ABC):
         with contextlib.suppress(OSError):
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
             descriptor = os.open(self.folder / "ending", flags, 0o600)
-            os.write(descriptor, f"{os.getpid()} {time.monotonic():.1f} {reason}".encode())
+            os.write(descriptor, f"{os.getpid()} {time.monotonic()} {reason}".encode())
             os.close(descriptor)
 
     def ended(self, process: int) -> str:

@@ -137,7 +137,7 @@ class Installation:
 
     def damage(self, path: Path) -> None:
         """Change a version in place, at another time than it was last written."""
-        file = path if self.kind == "file" else path / "lib" / "data.1"
+        file = path if self.kind == "file" else path / "run"
         file.write_bytes(b"damaged")
         os.utime(file, ns=(1, 1))
 

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -16,6 +17,7 @@ from semver import Version
 from patchify.client import installer as module
 from patchify.client import points
 from patchify.client.locks import GUARDIAN
+from patchify.client.processes import MEANT
 from patchify.client.state import MAX_INTERRUPTIONS, Bad, Phase, Release, State, Update, load, save
 from patchify.errors import (
     DamagedVersionError,
@@ -803,20 +805,88 @@ def test_a_program_that_is_gone_cannot_be_updated_and_says_so(made):
     assert made.number == 2
 
 
-@pytest.mark.parametrize("moved", ["before the swap", "on trial"])
-def test_a_program_that_is_gone_is_neither_swapped_nor_given_back_nor_confirmed(made, moved):
-    update = made.prepare() if moved == "before the swap" else made.swap()
+def test_a_program_that_is_gone_is_not_swapped(made):
+    update = made.prepare()
     made.path.rename(made.place / "moved")
-    uses = [made.installer.recover, lambda: made.installer.swap(update, 1)]
-    if moved == "on trial":
-        uses += [made.installer.confirm, lambda: made.installer.give_back("was killed", failed=False)]
-    for use in uses:
+    for use in (made.installer.recover, lambda: made.installer.swap(update, 1)):
         with pytest.raises(UnableToReadFileError, match=r"unable to read .*app: No such file"):
             use()
         assert not os.path.lexists(made.path)
     (made.place / "moved").rename(made.path)
     made.installer.recover()
     assert made.number == 1
+
+
+@pytest.mark.parametrize("by", ["the guardian", "the next start"])
+def test_where_a_version_on_trial_is_gone_the_previous_one_is_put_back(made, by):
+    made.swap()
+    made.path.rename(made.place / "moved")
+    with pytest.raises(UnableToReadFileError):
+        made.installer.confirm()
+    if by == "the guardian":
+        made.installer.give_back("was killed", failed=True)
+    else:
+        made.installer.save(made.installer.state().returning("was killed", failed=True))
+        made.installer.recover()
+    assert made.number == 1
+    assert made.installer.state().update.failures == 1
+
+
+def test_a_file_that_changes_itself_on_trial_is_replaced_by_the_previous_one_all_the_same(made):
+    if made.kind != "file":
+        pytest.skip("what a folder is, its name says")
+    made.swap()
+    with made.path.open("ab") as file:
+        file.write(b"# more")
+    assert not made.installer.confirm()
+    made.installer.give_back("was killed", failed=True)
+    assert made.number == 1
+
+
+def test_what_somebody_puts_in_the_place_of_a_version_on_trial_stays(made):
+    if made.kind != "file":
+        pytest.skip("what a folder is, its name says")
+    made.swap()
+    (made.place / "by hand").write_bytes(b"by hand")
+    (made.place / "by hand").rename(made.path)
+    state = made.installer.give_back("was killed", failed=True)
+    assert made.path.read_bytes() == b"by hand"
+    assert (state.update, state.bad, state.untold) == (None, (), None)
+
+
+def test_a_version_that_is_known_by_its_hash_is_not_recorded_as_another(made):
+    made.confirm(2)
+    made.installer.recall()  # under a program of version 2, which runs on
+    update = made.prepare(3, running=TWO)
+    assert update.replaces.version == ONE
+
+
+def test_another_process_of_the_program_does_not_replace_the_one_that_is_watched(made):
+    made.swap()
+    made.installer.report(os.getppid(), 30.0)
+    made.installer.report(os.getpid(), 30.0)
+    assert made.installer.trial().process == os.getppid()
+    made.installer.save(made.installer.state().reported(os.getppid(), 30.0, "", "somebody else"))  # it has ended
+    made.installer.report(os.getpid(), 30.0)
+    assert made.installer.trial().process == os.getpid()
+
+
+def test_an_old_word_explains_no_end(made, monkeypatch):
+    made.installer.ending("SIGHUP")
+    later = time.monotonic() + MEANT
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert made.installer.ended(os.getpid()) == ""
+
+
+def test_a_trial_that_cannot_be_told_of_is_not_none(made, monkeypatch):
+    made.swap()
+    assert made.installer.trial() is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "open", failing(errno.EIO))
+        with pytest.raises(UnableToReadFileError):
+            made.installer.trial()
+    made.installer.state_path.write_bytes(b"{")
+    assert made.installer.trial() is None
 
 
 def test_a_file_system_that_became_read_only_is_told_and_harms_nothing(made, monkeypatch):
