@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import shutil
+import stat
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
@@ -80,7 +81,7 @@ class FolderInstaller(Installer):
                 return name.rpartition("-")[2]
             found = os.stat(self.path)
             os.listdir(self.path)  # and a folder
-        return hashlib.sha256(f"folder {found.st_ino}".encode()).hexdigest()
+        return _name_of(found)
 
     def launch(self, launch: Launch) -> Launch:
         """Return how to start what is current: a frozen program knows itself by the path of its version."""
@@ -196,7 +197,7 @@ class FolderInstaller(Installer):
 
     def _exchange(self, folder: Path) -> None:
         """Make the plain folder at the program's path a kept version, and a link to ``folder`` the program."""
-        program = hashlib.sha256(f"folder {os.stat(self.path).st_ino}".encode()).hexdigest()
+        program = _name_of(os.stat(self.path))
         names = [path for path in self.versions.iterdir() if path.name.endswith(f"-{program}.manifest")]
         if not names:
             raise OSError(errno.ENOENT, "the manifest of the program is missing")
@@ -224,6 +225,8 @@ class FolderInstaller(Installer):
                 if path.name.startswith(("staged-", ".")) and path.name.removesuffix(".part")[7:] not in downloads:
                     _remove(path)
             for path in self.versions.iterdir() if self.versions.is_dir() else ():
+                if _is_users_own(path):
+                    continue
                 if path.name.removesuffix(".manifest").rpartition("-")[2] not in keep:
                     _remove(path)
 
@@ -289,6 +292,17 @@ class FolderInstaller(Installer):
             if f"{path}{os.sep}".startswith(root + os.sep):
                 return path[len(root) :]
         return None
+
+
+def _name_of(folder: os.stat_result) -> str:
+    """Return the hash that names a folder which is no release of ours."""
+    return hashlib.sha256(f"folder {folder.st_ino}".encode()).hexdigest()
+
+
+def _is_users_own(version: Path) -> bool:
+    """Return whether a version is the plain folder of before the first update: it may hold more than the program."""
+    found = version.lstat()
+    return stat.S_ISDIR(found.st_mode) and version.name.endswith(f"-{_name_of(found)}")
 
 
 def _manifest_of(folder: Path) -> Path:

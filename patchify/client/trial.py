@@ -47,6 +47,8 @@ class Trial:
         self._on_confirmed = on_confirmed
         self._process = process
         self._begun = False
+        self._problem = ""
+        self._wanted = False  # a confirmation, before it had begun
         self._over = threading.Event()
         self._handlers: dict[int, tuple[Any, Any]] = {}
 
@@ -63,22 +65,25 @@ class Trial:
         """
         patience = 0.0 if problem else self._config.trial_timeout.total_seconds()
         self._installer.report(self._process or os.getpid(), patience, problem)
-        self._begun = True
-        if not problem and self._config.confirm_automatically:
+        self._begun, self._problem = True, problem
+        if self._wanted:
+            self.confirm()
+        elif not problem and self._config.confirm_automatically:
             threading.Thread(target=self._prove, name="patchify-trial", daemon=True).start()
 
     def confirm(self) -> bool:
         """Confirm the version that runs; return whether it was on trial.
 
+        Before the updater has found out that this process is on trial it returns False, and confirms it then. What is
+        on trial in another process is none of its business.
+
         Raises:
             UpdateInProgressError, UnableToWriteStateError: it can be tried again.
         """
-        with self._installer.lock(_LOCK_PATIENCE):
-            confirmed = self._installer.confirm()
-        self._over.set()
-        if confirmed:
-            self._on_confirmed()
-        return confirmed
+        if not self._begun or self._problem:
+            self._wanted = True
+            return False
+        return self._confirm()
 
     def listen(self) -> None:
         """Leave word when a signal asks this program to end during the trial; then it goes its usual way.
@@ -102,6 +107,14 @@ class Trial:
             self._installer.ending("it closed its updater")
         self._over.set()
         self._deafen()
+
+    def _confirm(self) -> bool:
+        with self._installer.lock(_LOCK_PATIENCE):
+            confirmed = self._installer.confirm()
+        self._over.set()
+        if confirmed:
+            self._on_confirmed()
+        return confirmed
 
     def _hearing(self, number: int, before: Any) -> Callable[[int, FrameType | None], None]:
         def hear(received: int, frame: FrameType | None) -> None:
@@ -144,7 +157,7 @@ class Trial:
     def _confirmed(self) -> bool:
         """Confirm; return False if that has to be tried again."""
         try:
-            self.confirm()
+            self._confirm()
         except PatchifyError as error:
             _log.warning("%s", error)
             return False

@@ -209,6 +209,8 @@ class Updater:
     def confirm(self) -> bool:
         """Keep the version that runs for good, as the host has found it to be well; return whether it was on trial.
 
+        It may come before the updater has found out that it is; then it is confirmed at that moment.
+
         Raises:
             UpdateInProgressError, UnableToWriteStateError: it can be tried again.
         """

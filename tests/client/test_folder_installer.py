@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from backports import zstd
+from semver import Version
 
 from patchify.client import folder_installer as module
 from patchify.client import points
@@ -556,3 +557,14 @@ def test_another_folder_has_another_hash(made):
     assert len(found) == len(hashlib.sha256().hexdigest())
     made.replace()
     assert made.installer.installed() != found
+
+
+def test_the_folder_of_before_the_first_update_is_never_deleted(tmp_path):
+    made = Installation(tmp_path / "place", "folder")
+    (made.path / "user.db").write_bytes(b"precious")
+    with made.installer.lock():
+        for number in (2, 3, 4):
+            made.confirm(number, Version(number - 1))
+    [kept] = made.installer.versions.glob("*/user.db")
+    assert kept.read_bytes() == b"precious"
+    assert len([each for each in made.installer.versions.iterdir() if each.is_dir()]) == 3  # with versions 3 and 4

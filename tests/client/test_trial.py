@@ -244,13 +244,33 @@ def test_a_check_does_not_undo_a_confirmation_that_another_thread_makes_meanwhil
     with installer.lock():
         installer.save(State(update=update))
     trial = Trial(Config(version="2.0.0", api="https://x", key=key.verifying_key), installer, lambda: None)
-    thread = threading.Thread(target=trial.confirm)
+    thread = threading.Thread(target=trial._confirm)
     with installer.lock():  # an operation is under way
         before = installer.state()
         thread.start()
         assert not trial._over.wait(0.2)
         installer.save(before)
     thread.join(PATIENCE)
+    assert installer.state().on_trial is None
+
+
+def test_a_process_that_is_not_on_trial_confirms_nothing(make, installer):
+    trial = make(confirm_automatically=False)  # such as an old worker, beside the new ones
+    assert trial.confirm() is False
+    assert installer.state().on_trial is not None
+
+
+def test_a_version_that_calls_itself_otherwise_cannot_confirm_itself(make, installer):
+    trial = make(confirm_automatically=False)
+    trial.begin("it calls itself 2.5.0")
+    assert trial.confirm() is False
+    assert installer.state().on_trial is not None
+
+
+def test_a_confirmation_that_comes_early_counts_as_soon_as_the_trial_has_begun(make, installer):
+    trial = make(confirm_automatically=False)
+    trial.confirm()
+    trial.begin()
     assert installer.state().on_trial is None
 
 
@@ -309,7 +329,7 @@ def test_a_signal_during_the_trial_leaves_word_and_goes_its_usual_way(make, inst
         os.kill(os.getpid(), signal.SIGINT)
     assert installer.words == {os.getpid(): "SIGINT"}
     installer.words.clear()
-    trial.confirm()
+    trial._confirm()
     os.kill(os.getpid(), signal.SIGTERM)
     assert len(heard) == 2
     assert installer.words == {}
