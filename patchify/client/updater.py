@@ -349,6 +349,9 @@ class Updater:
                 self.check()
             return
         first, self._first = self._first, False
+        if self._was_taken_back():
+            self._follow()
+            return
         if first:
             self._finish_staged()
         if not first or self.config.check_on_startup:
@@ -422,6 +425,16 @@ class Updater:
             self._staged = self._waiting()
             if self._staged is not None and self.config.automatic == "restart":
                 self._restart(self._staged)
+
+    def _was_taken_back(self) -> bool:
+        """Return whether the version that runs was taken back under it, so that it should become the one before."""
+        if self.config.automatic != "restart" or self._installer.identity() == self._started_from:
+            return False
+        state = self._installer.state()
+        lost = [bad.release for bad in state.bad]
+        if state.update is not None and state.update.phase is Phase.STAGED:
+            lost.append(state.update.release)
+        return any(str(release.version) == str(self.config.version) for release in lost)
 
     def _follow(self) -> None:
         """Become what another process has put in place, once that is decided."""
@@ -644,7 +657,7 @@ class Updater:
             except Exception as error:
                 cause = error if isinstance(error, OSError) else repr(error)
                 if swapped:
-                    failed = True if release_is_at_fault(error, launch) else None
+                    failed = True if release_is_at_fault(error, launch, self._installer.path) else None
                     state = self._installer.give_back(f"cannot be started: {cause}", failed=failed)
                     self._tell_of_untold(state)
                 raise UnableToRestartError(launch.program, cause) from error

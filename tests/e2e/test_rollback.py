@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from patchify.client.file_installer import FileInstaller
+from patchify.client.state import Phase
 from patchify.keys import SigningKey
 from tests.conftest import KEY
 from tests.e2e.conftest import source
@@ -70,6 +71,13 @@ class Program:
 
     def state(self):
         return self.installer.state()
+
+    def is_decided(self):
+        def decided():
+            update = self.state().update
+            return update is None or update.phase is Phase.STAGED
+
+        wait_until(decided, "the guardian's decision")
 
     def stop(self):
         for process in self.processes:
@@ -151,7 +159,7 @@ def test_ctrl_c_or_a_supervisors_sigterm_on_trial_is_no_failure(make, server, si
     program.says("2.0.0 Idle")
     process.popen.send_signal(sign)  # to the program alone: its guardian hears nothing of it
     wait_until(lambda: process.popen.poll() is not None, "its end")
-    wait_until(lambda: program.state().on_trial is None, "the guardian's decision")
+    program.is_decided()
     assert program.starts() == ["1.0.0", "2.0.0"]  # nobody started it anew: it was asked to end
     assert program.installer.installed() == server.versions["1.0.0"]  # what stands there unwatched is a confirmed one
     update = program.state().update
@@ -169,7 +177,7 @@ def test_a_terminals_ctrl_c_reaches_the_guardian_too_and_is_no_failure(make, ser
     server.publish("2.0.0", broken("2.0.0", "import time; open('there', 'w').close(); time.sleep(300)"))
     wait_until((program.folder / "there").exists, "version 2")
     os.killpg(process.pid, signal.SIGINT)
-    wait_until(lambda: program.state().on_trial is None, "the guardian's decision")
+    program.is_decided()
     assert (program.state().update.failures, program.state().update.interruptions) == (0, 1)
     assert program.starts() == ["1.0.0"]
 
@@ -184,7 +192,7 @@ def test_a_version_that_is_ended_again_and_again_cannot_hide_behind_that(make, s
             break
         wait_until(lambda: program.state().on_trial is not None and program.state().on_trial.process, "its report")
         program.processes[-1].popen.send_signal(signal.SIGTERM)
-        wait_until(lambda: program.state().on_trial is None, "the guardian's decision")
+        program.is_decided()
         program.start()
     else:
         pytest.fail("it was never given up")
@@ -202,7 +210,7 @@ def test_a_version_that_crashes_only_at_its_third_start_is_taken_back(make, serv
         program.says('"version": "2.0.0"', start)
         wait_until(lambda: program.state().on_trial is not None and program.state().on_trial.process, "its report")
         program.processes[-1].popen.send_signal(signal.SIGINT)
-        wait_until(lambda: program.state().on_trial is None, "the guardian's decision")
+        program.is_decided()
         program.start()
     program.says("1.0.0 took back 2.0.0: it ended with exit status 1")
     program.says('"version": "1.0.0"', 4)
