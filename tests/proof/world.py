@@ -215,6 +215,7 @@ class Guardian:
     watch: watching.Watch | None = None
     loose: bool = False  # the other end of its line is closed
     asked: str = ""
+    told_to_go: bool = False  # the swap was made
     done: bool = False
     lock: FileLock | None = None
 
@@ -238,12 +239,15 @@ class Guarded:
     def __init__(self, world: World, mine: Guardian) -> None:
         self.world, self.mine = world, mine
 
+    def go(self) -> None:
+        self.mine.told_to_go = True
+
     def release(self) -> None:
         self.mine.loose = True
 
     def dismiss(self) -> None:
         if not self.world.frozen:
-            self.mine.loose = True
+            self.mine.loose, self.mine.told_to_go = True, False
             self.world.let_guardian_look()
 
 
@@ -698,7 +702,7 @@ class World:
 
         def look() -> None:
             with contextlib.suppress(_Pause):
-                guardian._guard(mine.actor.installer, mine.watched, mine.charge, mine.launch, lambda: mine.asked)
+                self._be_guardian(mine)
                 mine.done = True
 
         error = self.within(mine.actor, look)
@@ -706,6 +710,14 @@ class World:
             self._say(f"the guardian gives up: {error}")
         if (mine.done or error is not None) and mine.actor.alive:
             self.end(mine.actor, 0 if error is None else 256)
+
+    def _be_guardian(self, mine: Guardian) -> None:
+        """Do as `guardian.main` after the other end of the line was closed."""
+        own = mine.actor.installer
+        if mine.told_to_go or not hasattr(guardian, "_is_to_go"):
+            guardian._guard(own, mine.watched, mine.charge, mine.launch, lambda: mine.asked)
+        elif guardian._trial(own) is not None:
+            guardian._insist(own, "the update was interrupted before the new version was started", failed=False)
 
     def _born_at(self, pid: int) -> str:
         return "born" if pid in self.actors and self.actors[pid].alive else ""
@@ -806,8 +818,8 @@ class World:
         patch.setattr(watching, "_LOCK_PATIENCE", 0)
         patch.setattr(guardian, "Watch", lambda *_, **__: self.guardian)
         patch.setattr(watching, "Process", lambda pid, born=None: Watched(self, pid))
-        for module in (watching, updater):
-            patch.setattr(module, "born_at", self._born_at)
+        for module in (watching, updater, installer):
+            patch.setattr(module, "born_at", self._born_at, raising=False)
         patch.setattr(guardian, "give_back", partial(watching.give_back, pause=self.advance))
         patch.setattr(guardian, "_started_by_others", self._started_by_others)
         for module in (guardian, watching):
