@@ -23,9 +23,9 @@ from patchify.client.kinds import installer_for
 from patchify.client.locks import GUARDIAN
 from patchify.client.plan import Plan
 from patchify.client.processes import born_at, judge
-from patchify.client.restarter import environment
+from patchify.client.restarter import environment, release_is_at_fault
 from patchify.client.state import Phase, State, Update
-from patchify.client.supply import Supply
+from patchify.client.supply import Supply, launch_of
 from patchify.client.trial import Trial
 from patchify.client.watch import Watch, give_back
 from patchify.errors import PatchifyError, UpdateInProgressError
@@ -37,7 +37,6 @@ _STEP = 0.2  # seconds between two of them during a trial
 _PAUSE = 1.0  # seconds before a version that failed is tried again, or a program that ended is started again
 _LOCK_PATIENCE = 10.0  # seconds
 _KEEP_EVERY = 5.0  # seconds after which a launcher looks whether the installation is kept by no other one any more
-_UNSTARTABLE = frozenset({errno.ENOEXEC, errno.EACCES, errno.ENOENT, errno.ELIBBAD, errno.ENOTDIR, errno.EISDIR})
 
 
 class Launcher:
@@ -94,7 +93,9 @@ class Launcher:
         except OSError as error:
             if trial is None:
                 raise
-            self._take_back(f"cannot be started: {error.strerror}", failed=error.errno in _UNSTARTABLE)
+            failed = release_is_at_fault(error, launch_of(self._plan), self._installer.path) or None
+            self._given_up.update(() if failed else (trial.release.sha256,))
+            self._take_back(f"cannot be started: {error.strerror}", failed=failed)
             return None
         self._child = self._ears.child = child
         try:
@@ -360,15 +361,19 @@ class Launcher:
             return False
         return True
 
-    def _take_back(self, reason: str, *, failed: bool) -> bool:
-        """Put the previous version back; return whether there is one that can be started."""
+    def _take_back(self, reason: str, *, failed: bool | None) -> bool:
+        """Put the previous version back; return whether there is one that can be started. None as `give_back`."""
         self._end_trial()
         trial = self._watched = self._installer.state().on_trial
         if trial is None:
             return True
         self._watched = None
         try:
-            state = give_back(self._installer, reason, failed=failed, pause=self._ears.pause)
+            if failed is None:
+                with self._installer.lock(_LOCK_PATIENCE):
+                    state = self._installer.give_back(reason, failed=None)
+            else:
+                state = give_back(self._installer, reason, failed=failed, pause=self._ears.pause)
         except Exception as error:
             _log.error("version %s %s, and cannot be taken back: %s", trial.release.version, reason, error)
             return False

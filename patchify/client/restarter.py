@@ -23,6 +23,9 @@ from pathlib import Path
 from patchify.errors import UnableToObtainExecutableError
 
 _LEFT_BEHIND = "PATCHIFY_LEFT_BEHIND"  # names the unpacked folder of the PyInstaller program that was replaced
+_NO_PROGRAM = frozenset(getattr(errno, each) for each in ("ENOEXEC", "ELIBBAD") if hasattr(errno, each))
+UNSTARTABLE = _NO_PROGRAM | {errno.EACCES, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+"""Errors that say of a file that it cannot be executed, now or another time."""
 
 
 @dataclass(frozen=True)
@@ -161,13 +164,29 @@ def is_supervised(pid: int) -> bool:
     return os.environ.get("SYSTEMD_EXEC_PID") in family or "SUPERVISOR_ENABLED" in os.environ
 
 
-def release_is_at_fault(error: BaseException, launch: Launch) -> bool:
-    """Return whether a restart failed because what was to be started is no program that this system can run."""
-    if not isinstance(error, OSError):
+def release_is_at_fault(error: BaseException, launch: Launch, path: Path) -> bool:
+    """Return whether a restart failed because the release is nothing that this system can run.
+
+    That is, the file which the error names belongs to the release, as an interpreter or a working directory need not.
+
+    Args:
+        error: Why it failed.
+        launch: What was to be started.
+        path: Where the release stands.
+    """
+    if not isinstance(error, OSError) or error.errno not in UNSTARTABLE:
         return False
-    return error.errno in (errno.ENOEXEC, errno.ELIBBAD) or (
-        error.errno == errno.ENOENT and error.filename == launch.program and os.path.exists(launch.program)
-    )
+    named = launch.program if error.filename is None and error.errno in _NO_PROGRAM else error.filename
+    if not isinstance(named, str | bytes | os.PathLike):
+        return False
+    file = os.path.join(launch.directory, os.fsdecode(named))
+    # By the folder it is in, too: it may be a link that leads out of the release.
+    return lies_within(file, path) or lies_within(os.path.dirname(file), path)
+
+
+def lies_within(path: str, program: Path) -> bool:
+    """Return whether a path is that of a program, or lies in its folder; links are followed."""
+    return f"{os.path.realpath(path)}{os.sep}".startswith(f"{os.path.realpath(program)}{os.sep}")
 
 
 def _check(launch: Launch) -> None:

@@ -15,7 +15,7 @@ from patchify.client.installer import Installer
 from patchify.client.kinds import installer_for
 from patchify.client.plan import Plan
 from patchify.client.polling import Poller
-from patchify.client.restarter import Launch
+from patchify.client.restarter import Launch, lies_within
 from patchify.client.updater import Updater
 from patchify.errors import PatchifyError
 
@@ -91,10 +91,6 @@ def running_version(installer: Installer) -> Version | None:
 def launch_of(plan: Plan) -> Launch:
     """Return how the program is started, for the smoke test: which of the words is the program."""
     command = (os.path.abspath(plan.executable), *plan.command[1:])
-    root = os.path.realpath(plan.target)
-
-    def belongs(word: str) -> bool:
-        return f"{os.path.realpath(word)}{os.sep}".startswith(f"{root}{os.sep}")
-
-    script = "" if belongs(command[0]) else next((word for word in command[1:] if belongs(word)), "")
+    found = next((place for place, word in enumerate(command) if lies_within(word, plan.target)), 0)
+    script = command[found] if found else ""  # else the program is run by itself
     return Launch(command[0], command, os.getcwd(), frozenset(), os.getpid(), script)

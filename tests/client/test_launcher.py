@@ -318,6 +318,20 @@ def test_a_stop_during_the_pause_before_a_new_start_is_heard(place, monkeypatch)
     assert place.said() == ["1.0.0"]
 
 
+def test_an_interpreter_that_is_gone_is_not_the_fault_of_the_version_on_trial(place, tmp_path, caplog):
+    new = place.stage("2.0.0", program("2.0.0"))
+    command = (str(tmp_path / "interpreter"), str(place.app))
+    for _ in range(MAX_INTERRUPTIONS + 2):
+        with pytest.raises(FileNotFoundError):
+            place.run(command=command, program=place.app)
+    assert caplog.text.count("2.0.0 cannot be started") == MAX_INTERRUPTIONS + 2
+    update = place.state().update
+    assert (update.phase, update.failures, update.interruptions) == (Phase.STAGED, 0, 0)
+    (tmp_path / "interpreter").symlink_to("/bin/sh")
+    assert place.run(command=command, program=place.app, confirm_on_success=True) == 0
+    assert place.state().good == new
+
+
 # What is run ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """How a process was started, and how it is started anew: most of it in processes that really do."""
 
+import errno
 import json
 import os
 import signal
@@ -13,7 +14,13 @@ from pathlib import Path
 import pytest
 
 from patchify.client import exec_restart, exit_restart, gunicorn_restart, restarter, spawn_restart
-from patchify.client.restarter import Launch, default_restarter, remove_left_behind, running_executable
+from patchify.client.restarter import (
+    Launch,
+    default_restarter,
+    release_is_at_fault,
+    remove_left_behind,
+    running_executable,
+)
 from patchify.errors import UnableToObtainExecutableError
 from tests.running import PATIENCE, ROOT, wait_until
 
@@ -311,6 +318,98 @@ def test_the_default_is_exec_where_there_is_one(monkeypatch):
     assert default_restarter() is (spawn_restart if os.name == "nt" else exec_restart)
     monkeypatch.setattr(restarter.os, "name", "nt")
     assert default_restarter() is spawn_restart
+
+
+# Whose fault it is ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """Return the link to a release in a folder: a program without the right to be executed, and nothing else."""
+    version = tmp_path / ".app.patchify" / "versions" / "2.0.0"
+    version.mkdir(parents=True)
+    (version / "tool").write_bytes(b"\0")
+    (tmp_path / "app").symlink_to(version.relative_to(tmp_path))
+    return tmp_path / "app"
+
+
+def blamed(launch, path, restart=exec_restart) -> bool:
+    with pytest.raises(OSError) as raised:
+        restart(launch)
+    return release_is_at_fault(raised.value, launch, path)
+
+
+def launch_of(program, directory="/", script="") -> Launch:
+    return Launch(str(program), (str(program), script), str(directory), frozenset(), os.getpid(), script)
+
+
+@posix
+@pytest.mark.parametrize("restart", [exec_restart, spawn_restart])
+def test_a_release_that_cannot_be_executed_is_at_fault(installed, restart):
+    tool = installed / "tool"
+    assert blamed(launch_of(tool), installed, restart)  # no right to be executed
+    tool.chmod(0o755)
+    assert blamed(launch_of(tool), installed, restart)  # no format of a program
+    tool.write_text("#!/no/such/interpreter")
+    assert blamed(launch_of(tool), installed, restart)
+    assert blamed(launch_of(tool.resolve()), installed, restart)
+    assert blamed(launch_of("./app/tool", installed.parent), installed, restart)
+    assert blamed(launch_of(installed / "renamed"), installed, restart)
+    assert blamed(launch_of(tool / "deeper"), installed, restart)
+    tool.unlink()
+    tool.symlink_to("/no/such/program")
+    assert blamed(launch_of(tool), installed, restart)
+    tool.unlink()
+    tool.mkdir()
+    assert blamed(launch_of(tool), installed, restart)
+
+
+@posix
+def test_a_single_file_is_at_fault_by_whatever_name_it_is_called(tmp_path):
+    program = tmp_path / "app"
+    program.write_bytes(b"\0")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "app").symlink_to(program)
+    assert blamed(launch_of(tmp_path / "bin" / "app"), program)
+    assert not blamed(launch_of(tmp_path / "bin" / "application"), program)
+    assert not blamed(launch_of(tmp_path / "application"), program)
+
+
+@posix
+def test_a_release_without_its_script_is_at_fault(installed):
+    launch = launch_of(sys.executable, script=str(installed / "app.py"))
+    assert blamed(launch, installed)
+    assert blamed(replace(launch, script="app.py", directory=str(installed)), installed)
+    assert not blamed(replace(launch, script="app.py", directory="/"), installed)  # it was made too late
+
+
+@posix
+def test_an_interpreter_or_a_working_directory_elsewhere_is_not_the_releases_fault(installed, tmp_path):
+    (installed / "app.py").touch()
+    (tmp_path / "python").write_bytes(b"\0")
+    script = str(installed / "app.py")
+    assert not blamed(launch_of(tmp_path / "python", script=script), installed)
+    assert not blamed(launch_of(tmp_path / "nowhere" / "python", script=script), installed)
+    (tmp_path / "python").chmod(0o755)
+    assert not blamed(launch_of(tmp_path / "python", script=script), installed)
+    (installed / "tool").chmod(0o755)
+    assert not blamed(launch_of(installed / "tool", tmp_path / "nowhere"), installed, spawn_restart)
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (OSError(errno.ENOEXEC, "Exec format error"), True),  # nothing but the program can be meant
+        (OSError(errno.EACCES, "Permission denied"), False),
+        (OSError(errno.EACCES, "Permission denied", 7), False),
+        (OSError(errno.EACCES, "Permission denied", b"/srv/app"), True),
+        (OSError(errno.EAGAIN, "Resource temporarily unavailable", "/srv/app"), False),
+        (OSError("no worker"), False),
+        (ValueError("x"), False),
+    ],
+)
+def test_what_does_not_concern_the_release_is_not_its_fault(error, fault):
+    assert release_is_at_fault(error, launch_of("/srv/app"), Path("/srv/app")) is fault
 
 
 # Other ways -----------------------------------------------------------------------------------------------------------

@@ -688,11 +688,12 @@ def test_a_restarter_with_a_bug_counts_as_one_that_cannot_start_anything(story):
     assert story.installer.program == b"one"
 
 
-def test_a_release_that_cannot_be_executed_is_tried_again_and_then_quarantined(make_story):
+@pytest.mark.parametrize("number", [errno.ENOEXEC, errno.EACCES, errno.ENOENT])
+def test_a_release_that_cannot_be_executed_is_tried_again_and_then_quarantined(make_story, number):
     story = make_story(trial_tries=1)
 
     def fail():
-        raise OSError(errno.ENOEXEC, "Exec format error", "app")
+        raise OSError(number, "no program", str(story.installer.path))
 
     story.restarter.during = fail
     with pytest.raises(UnableToRestartError):
@@ -703,7 +704,7 @@ def test_a_release_that_cannot_be_executed_is_tried_again_and_then_quarantined(m
         story.updater.update()
     [bad] = story.installer.state().bad
     assert bad.release == RELEASE
-    assert "Exec format error" in bad.reason
+    assert "no program" in bad.reason
     assert [each for each in story.signals if each[0] == "rolled-back"] == [
         ("rolled-back", TWO, RELEASE.sha256, bad.reason)
     ]
@@ -713,7 +714,15 @@ def test_a_release_that_cannot_be_executed_is_tried_again_and_then_quarantined(m
     assert len(story.restarter.launches) == 2
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "not executable"), ZeroDivisionError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(13, "not executable"),
+        PermissionError(13, "not executable", sys.executable),
+        OSError(errno.ENOEXEC, "Exec format error"),
+        ZeroDivisionError(),
+    ],
+)
 def test_a_restarter_that_fails_for_reasons_of_its_own_says_nothing_of_the_release(make_story, error):
     story = make_story(trial_tries=0)
 
