@@ -225,7 +225,7 @@ class FolderInstaller(Installer):
                 if path.name.startswith(("staged-", ".")) and path.name.removesuffix(".part")[7:] not in downloads:
                     _remove(path)
             for path in self.versions.iterdir() if self.versions.is_dir() else ():
-                if _is_users_own(path):
+                if is_users_own(path):
                     continue
                 if path.name.removesuffix(".manifest").rpartition("-")[2] not in keep:
                     _remove(path)
@@ -299,7 +299,7 @@ def _name_of(folder: os.stat_result) -> str:
     return hashlib.sha256(f"folder {folder.st_ino}".encode()).hexdigest()
 
 
-def _is_users_own(version: Path) -> bool:
+def is_users_own(version: Path) -> bool:
     """Return whether a version is the plain folder of before the first update: it may hold more than the program."""
     found = version.lstat()
     return stat.S_ISDIR(found.st_mode) and version.name.endswith(f"-{_name_of(found)}")

@@ -41,7 +41,7 @@ from semver import Version
 
 from patchify.client import points
 from patchify.client.file_installer import FileInstaller
-from patchify.client.folder_installer import FolderInstaller
+from patchify.client.folder_installer import FolderInstaller, is_users_own
 from patchify.client.state import Phase, Release, State, read
 from patchify.errors import FailedHashVerificationError, PatchifyError
 from tests.injection import begin
@@ -341,7 +341,9 @@ def leftovers(layout: str, folder: Path) -> list[str]:
         known |= {".app.patchify/versions", *map(str, versions), *(f"{each}.manifest" for each in versions)}
     there = {*folder.iterdir(), *installer.folder.iterdir()}
     if kind == "folder":
-        there |= {*(installer.folder / "versions").iterdir()}
+        versions = {*(installer.folder / "versions").iterdir()}
+        there |= versions
+        known |= {str(path.relative_to(folder)) for path in versions if is_users_own(path)}  # it is never deleted
     return sorted(known ^ {str(path.relative_to(folder)) for path in there})
 
 
