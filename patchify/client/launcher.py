@@ -14,13 +14,13 @@ import os
 import signal
 import time
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from patchify import signals
 from patchify.client.child import Child, Ears
 from patchify.client.guarding import LAUNCHER
 from patchify.client.kinds import installer_for
-from patchify.client.locks import GUARDIAN
+from patchify.client.locks import guardian_lock
 from patchify.client.plan import Plan
 from patchify.client.processes import born_at, judge
 from patchify.client.restarter import environment, release_is_at_fault
@@ -50,7 +50,7 @@ class Launcher:
         self._plan = plan
         self._installer = installer_for(plan.target)
         self._ears = Ears(takes_usr2=plan.restart == "on-signal")
-        self._guarding = FileLock(self._installer.folder / GUARDIAN, thread_local=False)
+        self._guarding = guardian_lock(self._installer.folder)
         self._kept_at = -_KEEP_EVERY
         self._supply = Supply(plan, plan.config, self._ears) if plan.config is not None else None
         self._child: Child | None = None

@@ -24,9 +24,14 @@ GUARDIAN = "guardian.lock"
 """Held, in the same folder, by the process that watches a trial."""
 
 
+def guardian_lock(folder: Path) -> FileLock:
+    """Return the lock of whoever watches the trials of the installation with this folder; it is not yet taken."""
+    return _lock(folder / GUARDIAN)
+
+
 def watched(folder: Path) -> bool:
     """Return whether a process watches the trial of the installation with this folder."""
-    lock = FileLock(folder / GUARDIAN, thread_local=False)
+    lock = guardian_lock(folder)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -52,9 +57,9 @@ class Locks:
 
     def renew(self) -> None:
         """Make fresh locks, of which none is held: after a fork the old ones are the parent's."""
-        self._lock = FileLock(self._folder / "lock", mode=_MODE, thread_local=False)
+        self._lock = _lock(self._folder / "lock")
         self._threads = threading.RLock()  # the lock of the file is one for all of them
-        self._election = FileLock(self._folder / "poll.lock", mode=_MODE, thread_local=False)
+        self._election = _lock(self._folder / "poll.lock")
 
     @contextlib.contextmanager
     def hold(self, patience: float = 0) -> Iterator[None]:
@@ -119,3 +124,11 @@ class Locks:
             raise UnableToCreateFolderError(self._folder, "it is there, but is not a folder")
         if os.name == "posix" and (found.st_uid != os.geteuid() or found.st_mode & 0o022):
             raise UnableToCreateFolderError(self._folder, "it belongs to, or can be changed by, another user")
+
+
+def _lock(path: Path) -> FileLock:
+    with contextlib.suppress(OSError):  # it is not there, or another user's
+        found = path.lstat()
+        if stat.S_ISREG(found.st_mode) and found.st_mode & 0o777 & ~_MODE:
+            path.chmod(_MODE)
+    return FileLock(path, mode=_MODE, thread_local=False)

@@ -10,7 +10,7 @@ import pytest
 from filelock import FileLock
 
 from patchify.client import locks as module
-from patchify.client.locks import GUARDIAN, Locks, watched
+from patchify.client.locks import GUARDIAN, Locks, guardian_lock, watched
 from patchify.errors import UnableToCreateFolderError, UnableToLockError, UpdateInProgressError
 from tests.running import PATIENCE, ROOT
 
@@ -263,6 +263,33 @@ def test_threads_with_the_same_locks_wait_for_each_other_but_not_for_ever(locks,
     thread.join(PATIENCE)
     trying()
     assert results == [f"another thread is updating {locks._program}", "in"]
+
+
+@posix
+def test_the_lock_of_the_guardian_is_the_owners_alone(folder):
+    folder.mkdir()
+    assert not watched(folder)
+    assert stat.S_IMODE((folder / GUARDIAN).stat().st_mode) == 0o600
+    (folder / GUARDIAN).unlink()
+    with guardian_lock(folder):
+        assert watched(folder)
+        assert stat.S_IMODE((folder / GUARDIAN).stat().st_mode) == 0o600
+
+
+@posix
+def test_locks_that_others_could_take_are_the_owners_alone_from_now_on(folder):
+    folder.mkdir()
+    for name in ("lock", "poll.lock", GUARDIAN):
+        (folder / name).touch()
+        (folder / name).chmod(0o644)
+    (folder.parent / "mine").touch(0o644)
+    Locks(folder, folder.with_name("app"))
+    guardian_lock(folder)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+    (folder / GUARDIAN).unlink()
+    (folder / GUARDIAN).symlink_to(folder.parent / "mine")
+    guardian_lock(folder)
+    assert stat.S_IMODE((folder.parent / "mine").stat().st_mode) == 0o644
 
 
 def test_whether_a_trial_is_watched_is_whether_the_guardian_has_its_lock(folder):
