@@ -176,7 +176,9 @@ def _problem(health: Health | None) -> str:
             return ""
         if callable(health):
             return "" if health() else "the health check says no"
-        with requests.get(health, timeout=_HEALTH_WITHIN, allow_redirects=False, stream=True) as answer:
-            return "" if answer.status_code == 200 else f"{health} answers with HTTP status {answer.status_code}"
+        with requests.Session() as session:
+            session.trust_env = False  # a proxy is for what lies outside; it would answer for itself
+            with session.get(health, timeout=_HEALTH_WITHIN, allow_redirects=False, stream=True) as answer:
+                return "" if answer.status_code == 200 else f"{health} answers with HTTP status {answer.status_code}"
     except Exception as error:
         return f"the health check failed: {error!r:.200}"

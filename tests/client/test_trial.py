@@ -176,6 +176,17 @@ def test_an_address_is_well_if_it_answers_200(act, problem):
     assert bool(said) == bool(problem)
 
 
+def test_an_address_is_asked_itself_whatever_proxy_the_environment_names(monkeypatch):
+    with Misbehaving() as proxy, Misbehaving() as server:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        proxy.on("/health", answer(200))
+        server.on("/health", answer(503))
+        assert "HTTP status 503" in module._problem(f"{server.url}/health")
+
+
 # Beginning, and confirming by hand ------------------------------------------------------------------------------------
 
 
