@@ -20,17 +20,20 @@ import requests
 
 from patchify.client.config import Config, Health
 from patchify.client.installer import Installer
+from patchify.client.processes import ASKING
 from patchify.errors import PatchifyError
 
 _log = logging.getLogger(__name__)
 _HEALTH_EVERY = 1.0  # seconds between two looks at the health
 _HEALTH_WITHIN = 5.0  # seconds that an address may take to answer
 _LOCK_PATIENCE = 30.0  # seconds
-_ENDINGS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class Trial:
     """The trial of the version that runs.
+
+    The handlers of signals that `listen` sets are taken away by a confirmation in the main thread. Only there it can be
+    done: after one elsewhere they stay until the next signal, `deafen` or `close`, and do nothing but pass on.
 
     Args:
         config: How it is confirmed.
@@ -92,11 +95,10 @@ class Trial:
         """
         if threading.current_thread() is not threading.main_thread():
             return
-        for name in _ENDINGS:
-            number = getattr(signal, name, None)
-            if number is None or signal.getsignal(number) in (None, signal.SIG_IGN):
-                continue
+        for number in ASKING:
             before = signal.getsignal(number)
+            if before in (None, signal.SIG_IGN):
+                continue
             mine = self._hearing(number, before)
             self._handlers[number] = (mine, before)
             signal.signal(number, mine)
@@ -106,12 +108,22 @@ class Trial:
         if orderly and not self._over.is_set() and self._installer.state().on_trial is not None:
             self._installer.ending("it closed its updater")
         self._over.set()
-        self._deafen()
+        self.deafen()
+
+    def deafen(self) -> None:
+        """Take the handlers of signals away if the trial is over and this is the main thread."""
+        if not self._over.is_set() or threading.current_thread() is not threading.main_thread():
+            return
+        for number, (mine, before) in list(self._handlers.items()):
+            if signal.getsignal(number) is mine:
+                signal.signal(number, before)
+        self._handlers.clear()
 
     def _confirm(self) -> bool:
         with self._installer.lock(_LOCK_PATIENCE):
             confirmed = self._installer.confirm()
         self._over.set()
+        self.deafen()
         if confirmed:
             self._on_confirmed()
         return confirmed
@@ -120,6 +132,7 @@ class Trial:
         def hear(received: int, frame: FrameType | None) -> None:
             if not self._over.is_set():
                 self._installer.ending(signal.Signals(number).name)
+            self.deafen()
             if callable(before):
                 before(received, frame)
             else:
@@ -127,14 +140,6 @@ class Trial:
                 os.kill(os.getpid(), number)
 
         return hear
-
-    def _deafen(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return  # the handlers stay, and only pass on what they hear
-        for number, (mine, before) in self._handlers.items():
-            if signal.getsignal(number) is mine:
-                signal.signal(number, before)
-        self._handlers.clear()
 
     def _prove(self) -> None:
         well_since = time.monotonic()

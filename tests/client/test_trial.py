@@ -316,7 +316,7 @@ def test_closing_leaves_no_word_when_nothing_is_on_trial(make, installer):
 @pytest.fixture
 def handlers():
     """Put the handlers of the test's own process back as they were."""
-    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):
@@ -346,6 +346,44 @@ def test_a_signal_during_the_trial_leaves_word_and_goes_its_usual_way(make, inst
     assert installer.words == {}
     trial.close(orderly=False)
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+@posix
+def test_the_handlers_go_with_a_confirmation_in_the_main_thread(make, handlers):
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    before = [signal.getsignal(number) for number in numbers]
+    trial = make(confirm_automatically=False)
+    trial.listen()
+    trial.begin()
+    trial.deafen()  # it is not over
+    assert not {signal.getsignal(number) for number in numbers} & set(before)
+    trial.confirm()
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+@posix
+@pytest.mark.parametrize("how", ["signal", "deafen"])
+def test_after_a_confirmation_in_another_thread_they_go_with_the_next_signal_or_call(make, installer, handlers, how):
+    heard = []
+
+    def handler(number, frame):
+        heard.append(number)
+
+    signal.signal(signal.SIGTERM, handler)
+    before = signal.getsignal(signal.SIGINT)
+    trial = make(trial_period=seconds(0))
+    trial.listen()
+    trial.begin()
+    wait_until(lambda: make.confirmed, "the confirmation")
+    assert signal.getsignal(signal.SIGTERM) is not handler
+    if how == "signal":
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+    else:
+        trial.deafen()
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert signal.getsignal(signal.SIGINT) is before
+    assert installer.words == {}
 
 
 @posix
