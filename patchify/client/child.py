@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from patchify.client.processes import Process
+from patchify.client.processes import ASKING, Process
 
 _FORWARDED = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGTTIN", "SIGTTOU")
-_ENDING = ("SIGINT", "SIGQUIT", "SIGTERM")
+_ENDING = tuple(each.name for each in ASKING if each.name != "SIGHUP")  # by that many only read their settings again
 _OF_TERMINALS = ("SIGINT", "SIGQUIT", "SIGWINCH", "SIGTTIN", "SIGTTOU")  # which a terminal sends to the child as well
 _FROM_KERNEL = 0x80  # SI_KERNEL of sigaction(2)
 _LOOK = 0.5  # seconds, at the longest, until what another thread heard is passed on

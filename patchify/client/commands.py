@@ -14,6 +14,7 @@ import signal
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -340,11 +341,7 @@ def _plan(command: tuple[str, ...], options: dict[str, Any]) -> Plan:
     except ConfigError as error:
         option = {"health": "health-url"}.get(error.key, error.key.replace("_", "-"))
         raise _WrongCallError(f"--{option}: {error.problem}") from error
-    return _with(plan, config)
-
-
-def _with(plan: Plan, config: Config) -> Plan:
-    return Plan(**{**vars(plan), "config": config})
+    return replace(plan, config=config)
 
 
 def _version(plan: Plan, given: str | None) -> Version | str:
