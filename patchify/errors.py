@@ -381,6 +381,12 @@ class UnableToUnpackError(FileOperationError):
     operation = "unpack the release to"
 
 
+class UnableToSmokeTestError(FileOperationError):
+    """The smoke test of a release came to no result, through no fault of the release."""
+
+    operation = "run the smoke test of"
+
+
 class UnableToGuardError(FileOperationError):
     """The guardian that watches a new version cannot be started; the program is untouched."""
 

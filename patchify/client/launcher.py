@@ -8,7 +8,6 @@ happens while none runs. Of several launchers of one installation one keeps it, 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import signal
@@ -23,7 +22,7 @@ from patchify.client.kinds import installer_for
 from patchify.client.locks import guardian_lock
 from patchify.client.plan import Plan
 from patchify.client.processes import born_at, judge
-from patchify.client.restarter import environment, release_is_at_fault
+from patchify.client.restarter import environment, release_is_at_fault, unless_busy
 from patchify.client.state import Phase, State, Update
 from patchify.client.supply import Supply, launch_of
 from patchify.client.trial import Trial
@@ -113,22 +112,15 @@ class Launcher:
     def _start(self) -> Child:
         told = {name: value for name, value in environment().items() if not name.startswith(f"{LAUNCHER}_")}
         told[LAUNCHER] = str(os.getpid())
-        for attempt in range(50):
-            try:
-                pid = os.posix_spawn(
-                    self._plan.executable,
-                    self._plan.command,
-                    told,
-                    setsigmask=self._ears.before,
-                    setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
-                )
-                break
-            except OSError as error:
-                # While it was written, another process of ours may have been about to begin, with a copy of the file's
-                # descriptor.
-                if error.errno != errno.ETXTBSY or attempt == 49:
-                    raise
-                time.sleep(0.02)
+        pid = unless_busy(
+            lambda: os.posix_spawn(
+                self._plan.executable,
+                self._plan.command,
+                told,
+                setsigmask=self._ears.before,
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
+            )
+        )
         return Child(pid, self._ears.hear, self._plan.stop_timeout)
 
     def _attend(self, child: Child) -> int | None:

@@ -16,16 +16,20 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from patchify.errors import UnableToObtainExecutableError
 
 _LEFT_BEHIND = "PATCHIFY_LEFT_BEHIND"  # names the unpacked folder of the PyInstaller program that was replaced
+_BUSY_ATTEMPTS, _BUSY_PAUSE = 50, 0.02  # seconds
 _NO_PROGRAM = frozenset(getattr(errno, each) for each in ("ENOEXEC", "ELIBBAD") if hasattr(errno, each))
 UNSTARTABLE = _NO_PROGRAM | {errno.EACCES, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 """Errors that say of a file that it cannot be executed, now or another time."""
+_Started = TypeVar("_Started")
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,21 @@ def release_is_at_fault(error: BaseException, launch: Launch, path: Path) -> boo
     file = os.path.join(launch.directory, os.fsdecode(named))
     # By the folder it is in, too: it may be a link that leads out of the release.
     return lies_within(file, path) or lies_within(os.path.dirname(file), path)
+
+
+def unless_busy(start: Callable[[], _Started]) -> _Started:
+    """Start a program by ``start``, and again for a second if its file is open for writing (`OSError`, ETXTBSY).
+
+    While it was written, another process of ours may have been about to begin, with a copy of the file's descriptor.
+    """
+    for _ in range(_BUSY_ATTEMPTS):
+        try:
+            return start()
+        except OSError as error:
+            if error.errno != errno.ETXTBSY:
+                raise
+        time.sleep(_BUSY_PAUSE)
+    return start()
 
 
 def lies_within(path: str, program: Path) -> bool:
