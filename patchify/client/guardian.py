@@ -16,15 +16,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from patchify.client.guarding import GO, NO, Charge, is_one_file
+from patchify.client.guarding import BY, GO, Charge, is_one_file
 from patchify.client.installer import Installer
-from patchify.client.locks import GUARDIAN
+from patchify.client.locks import guardian_lock
 from patchify.client.processes import ASKING, MEANT, Process, alike, running
 from patchify.client.restarter import Launch, environment
 from patchify.client.state import State, Update
@@ -45,28 +45,18 @@ def main(told: dict[str, Any]) -> None:
     """Be the guardian."""
     _detach()
     charge = Charge(**told)
-    launch = Launch(**{**charge.launch, "blocked": frozenset(charge.launch["blocked"])})
-    launch = Launch(**{**asdict(launch), "arguments": tuple(charge.launch["arguments"])})
+    launch = Launch(
+        **{
+            **charge.launch,
+            "arguments": tuple(charge.launch["arguments"]),
+            "blocked": frozenset(charge.launch["blocked"]),
+        }
+    )
     module, _, name = charge.installer.partition(":")
     installer: Installer = getattr(importlib.import_module(module), name)(Path(charge.path))
     process = Process(charge.pid, charge.born)
-    asked: list[tuple[str, float]] = []
-
-    def note(number: int, frame: object) -> None:
-        # What a supervisor sends to everybody after the program has ended does not explain why that has ended.
-        if number in (signal.SIGINT, signal.SIGQUIT) or charge.handover == "other" or process.alive:
-            asked[:] = [(signal.Signals(number).name, time.monotonic())]
-
-    def why() -> str:
-        return asked[0][0] if asked and time.monotonic() - asked[0][1] < MEANT else ""
-
-    for number in ASKING:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # else the program ignores it as well
-            signal.signal(number, note)
-    for number in (getattr(signal, name) for name in _DEAF):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    lock = FileLock(installer.folder / GUARDIAN, thread_local=False)
+    asked = _listen(charge, process)
+    lock = guardian_lock(installer.folder)
     with socket.socket(fileno=charge.descriptor) as line:
         try:
             lock.acquire(timeout=_LOCK_PATIENCE)
@@ -76,32 +66,52 @@ def main(told: dict[str, Any]) -> None:
         others = alike(now.program, now.arguments[1:], now.directory)  # another process of the program, perhaps
         with lock, contextlib.suppress(BrokenPipeError):
             line.sendall(b"ready")
-            if _is_to_go(line, process):
-                _guard(installer, process, charge, launch, why, others=others)
+            said = _hear(line, process)
+            if said == GO and charge.handover == "other" and (process.alive or process.status()):
+                charge = replace(charge, handover="same")  # it has become the new version itself, by an exec of its own
+            if said in (GO, GO + BY):
+                _guard(installer, process, charge, launch, asked, others=others)
             elif _trial(installer) is not None:  # that could not be undone by whoever had ordered it
                 _insist(installer, "the update was interrupted before the new version was started", failed=False)
 
 
-def _is_to_go(line: socket.socket, process: Process) -> bool:
-    """Wait until the other end says what happened, and is closed: by the exec, by hand, or by the end of it."""
+def _listen(charge: Charge, process: Process) -> Callable[[], str]:
+    """Take note of the signals that reach the program's whole group; return what tells of the last one."""
+    asked: list[tuple[str, float]] = []
+
+    def note(number: int, frame: object) -> None:
+        # What a supervisor sends to everybody after the program has ended does not explain why that has ended.
+        if number in (signal.SIGINT, signal.SIGQUIT) or charge.handover == "other" or process.alive:
+            asked[:] = [(signal.Signals(number).name, time.monotonic())]
+
+    for number in ASKING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # else the program ignores it as well
+            signal.signal(number, note)
+    for number in (getattr(signal, name) for name in _DEAF):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    return lambda: asked[0][0] if asked and time.monotonic() - asked[0][1] < MEANT else ""
+
+
+def _hear(line: socket.socket, process: Process) -> bytes:
+    """Return what the other end says until it is closed: by the exec, by hand, or by the end of the process."""
     line.settimeout(1)
     said = b""
     waits = 0
-    while said[-2:] != NO:
+    while True:
         try:
             heard = line.recv(2)
         except TimeoutError:
             # A child that the program has forked meanwhile may keep the other end open.
-            waits += said == GO
+            waits += bool(said)
             if waits > _UNTIL_EXEC or (not said and not process.alive):
-                break
+                return said
         except OSError:
-            break
+            return said
         else:
             if not heard:
-                break
+                return said
             said += heard
-    return said == GO
 
 
 def _detach() -> None:
@@ -159,6 +169,8 @@ def _insist(installer: Installer, reason: str, *, failed: bool) -> State:
         try:
             return give_back(installer, reason, failed=failed)
         except UnavailableError as error:
+            if not installer.folder.exists():  # the installation was removed
+                sys.exit(0)
             _log.error("%s; trying again in %g s", error, _PAUSE)
             time.sleep(_PAUSE)
 

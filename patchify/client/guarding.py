@@ -26,7 +26,7 @@ from patchify.errors import UnableToGuardError
 
 VARIABLE = "PATCHIFY_GUARDIAN"  # in the environment of a PyInstaller program that is to be a guardian
 LAUNCHER = "PATCHIFY_RUN"  # in that of a program under `patchify run`: the PID of the launcher, which is its guardian
-GO, NO = b"go", b"no"  # what is said to the guardian: the swap was made; it was not, or was undone
+GO, BY, NO = b"go", b"by", b"no"  # said to the guardian: the swap was made; others restart; it was not, or was undone
 _READY_WITHIN = 60.0  # seconds that a guardian may take to start; a PyInstaller program unpacks itself first
 _BOOT = (
     "import json, sys; told = json.loads(sys.argv[1]); sys.path[:] = told['path'];"
@@ -70,20 +70,26 @@ class Guarded:
 
     def go(self) -> None:
         """Say that the swap was made, and that what follows is the new version's."""
-        with contextlib.suppress(OSError):
-            self._line.sendall(GO)
+        self._say(GO)
 
     def release(self) -> None:
-        """Leave it on its own: to watch, or if it was not told to go, to undo what was ordered, and end."""
-        self._line.close()
-        if self._process.poll() is None:  # a PyInstaller one-file program cannot become independent, see `_detach`
-            threading.Thread(target=self._process.wait, name="patchify-guardian", daemon=True).start()
+        """Leave it on its own: this process goes on, and others see to the restart, if there is to be one."""
+        self._say(BY)
+        self._leave()
 
     def dismiss(self) -> None:
         """Say that there is nothing to watch, whatever was said before."""
+        self._say(NO)
+        self._leave()
+
+    def _say(self, word: bytes) -> None:
         with contextlib.suppress(OSError):
-            self._line.sendall(NO)
-        self.release()
+            self._line.sendall(word)
+
+    def _leave(self) -> None:
+        self._line.close()
+        if self._process.poll() is None:  # a PyInstaller one-file program cannot become independent, see `_detach`
+            threading.Thread(target=self._process.wait, name="patchify-guardian", daemon=True).start()
 
 
 def guard(

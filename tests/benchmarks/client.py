@@ -3,8 +3,8 @@
 Three tables, each of figures taken side by side in one run:
 
 - a whole update of a program of 35 MB on loopback, from the check to the exec, by our client and by the original's
-  (where cargo can build it), from the same server. Ours makes everything durable with fsync, the original nothing;
-  what our fsyncs take is counted apart. Memory is the peak resident set (VmHWM) at the exec.
+  (where cargo can build it), from the same server; by ours also without a guardian. Ours makes everything durable with
+  fsync, the original nothing; what our fsyncs take is counted apart. Memory is the peak resident set (VmHWM) at the exec.
 - the memory that downloading 1 GiB takes beyond what the idle program has.
 - the CPU time of ``import patchify.client`` beside ``import requests``.
 """
@@ -26,9 +26,10 @@ import time
 import zipapp
 from pathlib import Path
 
+from patchify.client.locks import watched
 from patchify.keys import SigningKey
 from tests.interop.programs import RustMissingError, build_rust
-from tests.running import ROOT, Gunicorn, free_port
+from tests.running import ROOT, Gunicorn, free_port, wait_until
 
 KEY = SigningKey.generate()
 MIB = 1024 * 1024
@@ -54,7 +55,8 @@ def restart(launch):
     print("exec", time.monotonic() - started, synced, memory("VmHWM"), flush=True)
     exec_restart(launch)
 print("running", VERSION, flush=True)
-updater = Updater(Config(version=VERSION, api=sys.argv[1], key=sys.argv[2]), restarter=restart)
+guardian = sys.argv[3] != "ours, no guardian"
+updater = Updater(Config(version=VERSION, api=sys.argv[1], key=sys.argv[2], guardian=guardian), restarter=restart)
 if sys.argv[3] == "download":
     updater.check()
     idle = memory("VmRSS")
@@ -80,7 +82,7 @@ def main() -> None:
 
 def print_updates(folder: Path, rounds: int, size: int) -> None:
     ours = {version: zipapp_of(folder, version, size) for version in ("1.0.0", "2.0.0")}
-    contenders = {"ours": ours}
+    contenders = {"ours": ours, "ours, no guardian": ours}
     try:
         rust = build_rust().client.read_bytes()
     except RustMissingError as error:
@@ -96,7 +98,7 @@ def print_updates(folder: Path, rounds: int, size: int) -> None:
         for each in range(rounds):
             for name, files in contenders.items():
                 place = folder / f"{name}-{each}"
-                figures[name].append(update(place, files["1.0.0"], addresses[name], ours=name == "ours"))
+                figures[name].append(update(place, files["1.0.0"], addresses[name], name))
                 shutil.rmtree(place)
     print(f"\nOne update of {size / MIB:.0f} MiB, check to exec, {rounds} rounds, medians")
     print(f"{'client':<20}{'seconds':>9}{'fsyncs, s':>11}{'the rest, s':>13}{'ratio':>7}{'peak MiB':>10}")
@@ -140,13 +142,14 @@ def print_imports(rounds: int) -> None:
         print(f"{module:<20}{median * 1000:>8.0f}{median / statistics.median(cost['requests'][1:]):>8.2f}")
 
 
-def update(place: Path, program: bytes, address: str, *, ours: bool) -> tuple[float, float, float]:
+def update(place: Path, program: bytes, address: str, name: str) -> tuple[float, float, float]:
     """Run one update; return seconds from check to exec, seconds of fsync in it, and peak KiB."""
     place.mkdir()
     path = place / "program"
     path.write_bytes(program)
     path.chmod(0o755)
-    command = [path, address, KEY.verifying_key.to_hex(), "update" if ours else "3600"]
+    ours = name.startswith("ours")
+    command = [path, address, KEY.verifying_key.to_hex(), name if ours else "3600"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         end = threading.Timer(PATIENCE, process.kill)
         end.start()
@@ -154,7 +157,10 @@ def update(place: Path, program: bytes, address: str, *, ours: bool) -> tuple[fl
             return our_figures(process) if ours else their_figures(process)
         finally:
             end.cancel()
-            process.kill()
+            process.terminate() if ours else process.kill()
+            process.wait(PATIENCE)
+            if ours:  # the guardian puts the old version back, since the new one was not confirmed, and goes
+                wait_until(lambda: not watched(path.parent / ".program.patchify"), "the end of the guardian")
 
 
 def our_figures(process: subprocess.Popen) -> tuple[float, float, float]:
