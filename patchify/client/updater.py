@@ -375,7 +375,8 @@ class Updater:
             return
         with self._operation(_STOCK_PATIENCE):
             state = self._installer.recover()
-            self._tell_of_untold(state)
+            if state.untold is not None and str(state.untold.release.version) != str(self.config.version):
+                self._tell_of_untold(state)  # it is for the version that survives to tell
             trial = state.on_trial
             if trial is None or self._installer.identity() != self._started_from:  # or this is an older process
                 return
@@ -428,13 +429,15 @@ class Updater:
 
     def _was_taken_back(self) -> bool:
         """Return whether the version that runs was taken back under it, so that it should become the one before."""
-        if self.config.automatic != "restart" or self._installer.identity() == self._started_from:
-            return False
         state = self._installer.state()
         lost = [bad.release for bad in state.bad]
         if state.update is not None and state.update.phase is Phase.STAGED:
             lost.append(state.update.release)
-        return any(str(release.version) == str(self.config.version) for release in lost)
+        running = str(self.config.version)
+        if self.config.automatic != "restart" or running not in {str(release.version) for release in lost}:
+            return False
+        good = state.good
+        return good is not None and str(good.version) != running and self._installer.installed() == good.sha256
 
     def _follow(self) -> None:
         """Become what another process has put in place, once that is decided."""
