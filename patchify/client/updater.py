@@ -599,7 +599,8 @@ class Updater:
             return
         self._installer.make_ready(release, progress)
         command = self._installer.trial_launch(self._launch, release, tuple(self.config.smoke_test))
-        smoke_test(command, str(release.version), self.config.smoke_timeout.total_seconds())
+        seconds = self.config.smoke_timeout.total_seconds()
+        smoke_test(command, str(release.version), seconds, self._installer.folder)
 
     def _restart(self, update: Update) -> bool:
         self._refuse_if_closed()

@@ -119,7 +119,9 @@ class Watch:
         return True, f"was not confirmed within {self._patience:g} s{why}"
 
 
-def give_back(installer: Installer, reason: str, *, failed: bool, pause: Callable[[float], None] = time.sleep) -> State:
+def give_back(
+    installer: Installer, reason: str, *, failed: bool | None, pause: Callable[[float], None] = time.sleep
+) -> State:
     """Put the previous version back, trying again for a while. Raises the last error if it cannot be done."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
