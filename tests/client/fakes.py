@@ -11,6 +11,7 @@ from pathlib import Path
 
 from semver import Version
 
+from patchify.client.processes import born_at
 from patchify.client.state import MAX_INTERRUPTIONS, Phase, Release, State, Update, Verdict, settle
 from patchify.client.trust import SignedAnswer
 from patchify.errors import (
@@ -168,8 +169,10 @@ class FakeInstaller(Faults):
 
     def report(self, process: int, patience: float, problem: str = "") -> None:
         self.step("report")
-        if self.remembered.on_trial is not None:
-            self.remembered = self.remembered.reported(process, patience, problem)
+        trial = self.remembered.on_trial
+        if trial is None or (trial.process not in (None, process) and born_at(trial.process) == trial.born):
+            return
+        self.remembered = self.remembered.reported(process, patience, problem, born_at(process))
 
     def ending(self, reason: str) -> None:
         self.words[os.getpid()] = reason
@@ -258,6 +261,7 @@ class FakeInstaller(Faults):
         return self.remembered
 
     def trial(self) -> Update | None:
+        self.step("trial")
         return self.remembered.on_trial
 
     def resume(self, reason: str) -> State:
@@ -290,3 +294,41 @@ class FakeRestarter:
     def __call__(self, launch) -> None:
         self.launches.append(launch)
         self.during()
+
+
+class FakeProcess:
+    """A process that ends when the test says so."""
+
+    def __init__(self, pid: int):
+        self.pid = pid
+        self.ended = None  # its status
+        self.told = []
+        self.waits = 0
+        self.after_waits = lambda: None
+
+    @property
+    def alive(self):
+        return self.ended is None
+
+    def wait(self, seconds):
+        self.waits += 1
+        self.after_waits()
+        return self.ended is not None
+
+    def status(self):
+        return self.ended
+
+    def end(self):
+        self.told.append("end")
+
+    def close(self):
+        self.told.append("close")
+
+
+class FakeClock:
+    """Seconds that pass when the test says so."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now

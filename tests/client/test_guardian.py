@@ -1,5 +1,6 @@
 """The guardian: what it makes of what it sees, with fakes; and the whole of it, a real one that watches real programs."""
 
+import contextlib
 import functools
 import os
 import signal
@@ -14,52 +15,17 @@ from semver import Version
 
 from patchify.client import FileInstaller, Launch, guardian
 from patchify.client.guarding import Charge, guard, is_watching
+from patchify.client.processes import ASKING
 from patchify.client.state import Phase, Release
 from patchify.client.watch import Watch, give_back
-from patchify.errors import UnableToGuardError, UnableToSwapError, UnableToWriteStateError
-from tests.client.fakes import FakeInstaller, sha256
+from patchify.errors import UnableToGuardError, UnableToReadFileError, UnableToWriteStateError
+from tests.client.fakes import FakeInstaller, FakeProcess, sha256
 from tests.running import PATIENCE, wait_until
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="there is no guardian on Windows")
 
 TWO = Version(2)
 GONE = 2**22 + 1  # no process has this number
-
-
-class FakeProcess:
-    """A process that ends when the test says so."""
-
-    def __init__(self, pid=GONE):
-        self.pid = pid
-        self.ended = None  # its status
-        self.told = []
-        self.waits = 0
-        self.after_waits = lambda: None
-
-    @property
-    def alive(self):
-        return self.ended is None
-
-    def wait(self, seconds):
-        self.waits += 1
-        self.after_waits()
-        return self.ended is not None
-
-    def status(self):
-        return self.ended
-
-    def end(self):
-        self.told.append("end")
-
-    def close(self):
-        self.told.append("close")
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture
@@ -69,155 +35,11 @@ def installer():
     return made
 
 
-@pytest.fixture
-def clock():
-    return Clock()
+# What it decides ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def watch(installer, clock):
-    def watch(handover="same", asked="", process=None):
-        return Watch(
-            installer, process or FakeProcess(), handover=handover, patience=10, asked=lambda: asked, clock=clock
-        )
-
-    return watch
-
-
-# The watch ------------------------------------------------------------------------------------------------------------
-
-
-def test_nothing_is_said_while_the_program_runs_in_its_time(watch, clock):
-    watching = watch()
-    clock.now = 10
-    assert watching.look(0) is None
-    assert watching.process.waits == 1
-
-
-def test_nothing_is_said_once_the_trial_is_over(watch, installer, clock):
-    watching = watch()
-    clock.now = 11
-    installer.confirm()
-    assert watching.look(0) is None
-    assert watching.process.waits == 0
-
-
-def test_a_trial_that_is_over_while_the_program_ends_has_not_failed(watch, installer):
-    watching = watch()
-    watching.process.ended = 1 << 8
-    watching.process.after_waits = installer.confirm
-    assert watching.look(0) is None
-
-
-@pytest.mark.parametrize(
-    ("status", "asked", "word", "fate"),
-    [
-        (1 << 8, "", "", (True, "ended with exit status 1")),
-        (0, "", "", (False, "ended with exit status 0")),
-        (signal.SIGSEGV, "", "", (True, "was killed by SIGSEGV")),
-        (1 << 8, "SIGINT", "", (False, "ended with exit status 1")),
-        (1 << 8, "", "it closed its updater", (False, "ended with exit status 1")),
-    ],
-)
-def test_a_program_that_ends_is_judged(watch, installer, status, asked, word, fate):
-    watching = watch(asked=asked)
-    watching.process.ended = status
-    if word:
-        installer.words[GONE] = word
-    assert watching.look(0) == fate
-
-
-def test_a_program_that_never_reports_has_failed_after_its_patience_and_is_ended(watch, clock):
-    watching = watch()
-    clock.now = 10.1
-    assert watching.look(0) == (True, "was not confirmed within 10 s")
-    assert watching.process.told == ["end"]
-
-
-def test_a_program_that_has_reported_has_its_own_time_from_then_once(watch, installer, clock):
-    watching = watch()
-    clock.now = 9
-    installer.report(GONE, 30, "")
-    assert watching.look(0) is None
-    clock.now = 39
-    installer.report(GONE, 30, "the health check says no")  # said again, it gets no more time
-    assert watching.look(0) is None
-    clock.now = 39.1
-    assert watching.look(0) == (True, "was not confirmed within 30 s: the health check says no")
-
-
-def test_a_program_that_others_start_is_unknown_until_it_reports(watch, installer, clock):
-    watching = watch("other")
-    old = watching.process
-    old.ended = 0  # that was to be expected
-    assert watching.look(0) is None
-    installer.report(os.getpid(), 30, "")
-    assert watching.look(0) is None
-    assert old.told == ["close"]
-    assert watching.process.pid == os.getpid()
-    watching.process.close()
-
-
-def test_a_program_that_others_never_start_has_failed_but_nobody_is_ended(watch, clock):
-    watching = watch("other")
-    clock.now = 11
-    assert watching.look(0) == (True, "was not confirmed within 10 s")
-    assert watching.process.told == []
-
-
-def test_workers_come_and_go_and_only_the_master_counts(watch, installer, clock):
-    watching = watch("gunicorn")
-    installer.report(os.getpid(), 30, "")
-    assert watching.look(0) is None
-    assert watching.process.pid == GONE
-    clock.now = 31
-    assert watching.look(0) == (True, "was not confirmed within 30 s")
-    assert watching.process.told == []
-    watching.process.ended = signal.SIGTERM
-    installer.words[os.getpid()] = "SIGTERM"
-    assert watching.look(0) == (False, "was killed by SIGTERM")
-
-
-def test_a_program_that_puts_itself_into_the_background_is_followed(watch, installer):
-    watching = watch()
-    installer.report(os.getpid(), 30, "")
-    watching.process.ended = 0
-    assert watching.look(0) is None
-    assert watching.process.pid == os.getpid()
-    assert watching.look(0) is None
-    watching.process.close()
-
-
-def test_a_background_process_that_has_ended_too_is_not_followed(watch, installer):
-    watching = watch()
-    installer.report(GONE + 1, 30, "")
-    installer.words[GONE + 1] = "SIGHUP"
-    watching.process.ended = 1 << 8
-    assert watching.look(0) == (False, "ended with exit status 1")
-
-
-# Putting back ---------------------------------------------------------------------------------------------------------
-
-
-def test_putting_back_is_tried_again(installer, caplog):
-    installer.once["give_back"] = UnableToSwapError("app", "disk full")
-    paused = []
-    state = give_back(installer, "crashed", failed=True, pause=paused.append)
-    assert (state.update.phase, state.update.failures) == (Phase.STAGED, 1)
-    assert installer.program == b"one"
-    assert paused == [1]
-    assert "disk full" in caplog.text
-
-
-def test_putting_back_is_not_tried_for_ever(installer):
-    installer.always["give_back"] = UnableToWriteStateError("state.json", "disk full")
-    paused = []
-    with pytest.raises(UnableToWriteStateError):
-        give_back(installer, "crashed", failed=True, pause=paused.append)
-    assert len(paused) == 29
-
-
-def test_a_guardian_does_not_give_up(installer, monkeypatch, caplog):
+def test_a_guardian_does_not_give_up(installer, monkeypatch, caplog, tmp_path):
+    installer.folder = tmp_path  # it is there
     installer.always["give_back"] = UnableToWriteStateError("state.json", "disk full")
     monkeypatch.setattr(guardian, "give_back", functools.partial(give_back, pause=lambda seconds: None))
     paused = []
@@ -246,7 +68,7 @@ def judge(installer, monkeypatch):
         monkeypatch.setattr(guardian, "running", lambda *_: runs)
         launch = Launch("/bin/sh", ("sh",), "/", frozenset(), GONE)
         charge = Charge("", "", handover, GONE, "", supervised, -1.0 if alive else 10.0, 0, asdict(launch))
-        process = FakeProcess()
+        process = FakeProcess(GONE)
         process.ended = None if alive else status
         judge_of(installer, process, charge, launch, lambda: asked)
         return did
@@ -272,12 +94,25 @@ def test_a_program_that_was_ended_is_not_started_again(judge, installer):
     assert (installer.state().update.failures, installer.state().update.interruptions) == (0, 1)
 
 
-def test_a_program_that_dies_between_the_order_and_the_swap_has_failed_at_nothing(judge, installer):
-    installer.replace(b"one")
-    assert judge(1 << 8) == []
-    update = installer.state().update
-    assert (update.failures, update.interruptions) == (0, 1)
-    assert "before the swap" in update.reason
+def test_a_supervisor_that_ends_everybody_before_it_starts_the_program_again_is_left_to_it(judge, installer):
+    assert judge(0, handover="other", asked="SIGTERM") == []
+    assert installer.program == b"two"
+    assert installer.state().on_trial.interruptions == 0
+
+
+def test_a_guardian_does_not_guess_what_cannot_be_read(judge, installer, monkeypatch, caplog):
+    paused = []
+
+    def sleep(seconds):
+        paused.append(seconds)
+        if len(paused) == 3:
+            installer.always.clear()
+
+    monkeypatch.setattr(guardian, "time", SimpleNamespace(sleep=sleep, monotonic=guardian.time.monotonic))
+    installer.always["trial"] = UnableToReadFileError("state.json", "Input/output error")
+    assert judge(1 << 8) == ["started"]
+    assert len(paused) == 3
+    assert "Input/output error" in caplog.text
 
 
 def test_a_gunicorn_master_is_asked_to_load_the_old_version(judge, installer):
@@ -339,6 +174,17 @@ class Installation:
         facts = {"handover": "same", "pid": self.program.pid, "supervised": True, "patience": PATIENCE}
         return guard(self.installer, self.launch, **{**facts, **changes})
 
+    @property
+    def guardian(self) -> int:
+        """The PID of the guardian."""
+        wanted = (b"patchify.client.guardian", os.fsencode(self.installer.path))
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has just ended
+                command = (folder / "cmdline").read_bytes()
+                if all(each in command for each in wanted):
+                    return int(folder.name)
+        raise AssertionError("there is no guardian")
+
     def swap(self):
         with self.installer.lock():
             self.installer.swap(self.update, tries=1)
@@ -369,6 +215,7 @@ def test_a_guardian_watches_from_before_the_swap_and_puts_back_what_crashes(inst
     guarded = installation.guard()
     assert is_watching(installation.installer)
     installation.swap()
+    guarded.go()
     guarded.release()
     installation.end(1)
     installation.program.wait(PATIENCE)
@@ -382,6 +229,7 @@ def test_a_guardian_watches_from_before_the_swap_and_puts_back_what_crashes(inst
 def test_a_guardian_starts_the_old_version_as_it_was_started_if_nobody_else_does(installation):
     guarded = installation.guard(supervised=False)
     installation.swap()
+    guarded.go()
     guarded.release()
     installation.end(1)
     wait_until((installation.folder / "started").exists, "the start of the old version")
@@ -392,6 +240,7 @@ def test_a_guardian_starts_the_old_version_as_it_was_started_if_nobody_else_does
 def test_a_guardian_does_not_take_a_good_end_for_a_failure(installation):
     guarded = installation.guard()
     installation.swap()
+    guarded.go()
     guarded.release()
     installation.end(0)
     installation.wait_for_its_end()
@@ -405,6 +254,7 @@ def test_a_guardian_ends_what_is_not_confirmed_in_time(installation):
     installation.swap()
     with installation.installer.lock():
         installation.installer.report(installation.program.pid, 0.1, "the health check says no")
+    guarded.go()
     guarded.release()
     assert installation.program.wait(PATIENCE) == -signal.SIGTERM
     installation.wait_for_its_end()
@@ -416,6 +266,7 @@ def test_a_guardian_ends_what_is_not_confirmed_in_time(installation):
 def test_a_guardian_goes_when_the_version_is_confirmed(installation):
     guarded = installation.guard()
     installation.swap()
+    guarded.go()
     guarded.release()
     with installation.installer.lock(PATIENCE):
         assert installation.installer.confirm()
@@ -424,12 +275,88 @@ def test_a_guardian_goes_when_the_version_is_confirmed(installation):
     assert installation.program.poll() is None
 
 
-def test_a_guardian_that_is_dismissed_has_gone(installation):
+def test_a_guardian_that_is_dismissed_goes(installation):
     guarded = installation.guard()
     guarded.dismiss()
     installation.wait_for_its_end()
     assert installation.installer.path.read_bytes() == OLD
     assert installation.program.poll() is None
+    assert installation.installer.state().update.phase is Phase.STAGED
+
+
+def test_a_guardian_that_is_dismissed_after_all_does_nothing(installation):
+    guarded = installation.guard(supervised=False)
+    installation.swap()
+    guarded.go()
+    with installation.installer.lock():  # the restart has failed
+        before = installation.installer.give_back("cannot be started", failed=None)
+    guarded.dismiss()
+    installation.wait_for_its_end()
+    assert installation.installer.state() == before
+    assert installation.installer.path.read_bytes() == OLD
+    assert installation.program.poll() is None
+    assert not (installation.folder / "started").exists()
+
+
+@pytest.mark.parametrize("swapped", [True, False], ids=["swapped", "only ordered"])
+@pytest.mark.parametrize("leave", ["release", "dismiss", "end"])
+def test_an_update_without_a_go_is_only_undone(installation, swapped, leave):
+    """It could not be undone by the program that had ordered it; that runs, or does not, as it was before."""
+    guarded = installation.guard(supervised=False, patience=0.1)
+    if swapped:
+        installation.swap()
+    else:
+        with installation.installer.lock():
+            installation.installer.save(installation.installer.state().armed(1))
+    if leave == "end":
+        installation.end(1)
+        installation.program.wait(PATIENCE)
+        guarded._line.close()
+    else:
+        getattr(guarded, leave)()
+    installation.wait_for_its_end()
+    assert installation.installer.path.read_bytes() == OLD
+    update = installation.installer.state().update
+    assert (update.phase, update.failures) == (Phase.STAGED, 0)
+    assert "interrupted before" in update.reason
+    assert installation.program.poll() == (1 if leave == "end" else None)
+    assert not (installation.folder / "started").exists()
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["go", "nothing"])
+def test_a_forked_child_that_keeps_the_line_open_does_not_blind_a_guardian(installation, told):
+    guarded = installation.guard()
+    child = os.dup(guarded._line.fileno())
+    try:
+        installation.swap()
+        if told:
+            guarded.go()
+        guarded._line.close()
+        installation.end(1)
+        installation.program.wait(PATIENCE)
+        installation.wait_for_its_end()
+    finally:
+        os.close(child)
+    assert installation.installer.path.read_bytes() == OLD
+    update = installation.installer.state().update
+    assert (update.phase, update.failures, update.interruptions) == (Phase.STAGED, int(told), int(not told))
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="a guardian is looked for in /proc")
+def test_a_guardian_hears_what_asks_the_program_to_end_and_nothing_else(installation):
+    guarded = installation.guard(handover="other")  # else it hears only what comes while the program still runs
+    installation.swap()
+    with installation.installer.lock():
+        installation.installer.report(installation.program.pid, PATIENCE)
+    guarded.go()
+    guarded.release()
+    for number in (signal.SIGUSR1, signal.SIGALRM, signal.SIGTERM):  # sent to the whole group
+        os.kill(installation.guardian, number)
+    installation.end(1)
+    installation.wait_for_its_end()
+    update = installation.installer.state().update
+    assert (update.phase, update.failures, update.interruptions) == (Phase.STAGED, 0, 1)
+    assert installation.installer.path.read_bytes() == OLD
 
 
 def test_a_guardian_that_cannot_go_to_work_is_an_error(installation):
@@ -458,17 +385,61 @@ def test_where_there_is_no_folder_nobody_watches(tmp_path):
     assert not is_watching(FileInstaller(tmp_path / "file" / "app"))
 
 
+@pytest.fixture
+def handlers():
+    """Those of the signals by which a program is asked to end: they are put back."""
+    before = {number: signal.getsignal(number) for number in ASKING}
+    yield before
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
 def test_a_program_is_started_with_the_signals_it_was_started_with(tmp_path):
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    handlers = {number: signal.getsignal(number) for number in guardian._ASKING}
     source = (
         "import os, signal; print(sorted(map(int, signal.pthread_sigmask(0, ()))), os.getcwd(), file=open('said', 'w'))"
     )
     launch = Launch(sys.executable, ("python", "-I", "-c", source), str(tmp_path), frozenset({signal.SIGUSR1}), GONE)
-    try:
-        assert guardian.start(launch).wait(PATIENCE) == 0
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    assert guardian.start(launch).wait(PATIENCE) == 0
     assert (tmp_path / "said").read_text() == f"[{int(signal.SIGUSR1)}] {tmp_path}\n"
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_program_whose_working_directory_is_gone_is_started_elsewhere(tmp_path):
+    launch = Launch("/bin/sh", ("sh", "-c", '[ "$PWD" = / ]'), str(tmp_path / "gone"), frozenset(), GONE)
+    assert guardian.start(launch).wait(PATIENCE) == 0
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """Return the seconds that a guardian has paused for; it does not."""
+    pauses = []
+    monkeypatch.setattr(guardian, "time", SimpleNamespace(sleep=pauses.append))
+    return pauses
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_program_that_cannot_be_started_is_tried_again(tmp_path, monkeypatch, pauses, caplog):
+    program = tmp_path / "app"
+
+    def sleep(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            program.symlink_to("/bin/sh")
+
+    monkeypatch.setattr(guardian.time, "sleep", sleep)
+    launch = Launch(str(program), ("sh", "-c", "exit 7"), str(tmp_path), frozenset(), GONE)
+    assert guardian.start(launch).wait(PATIENCE) == 7
+    assert pauses == [1, 1, 1]
+    assert "cannot be started" in caplog.text
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_program_that_cannot_be_started_is_not_tried_for_ever(tmp_path, monkeypatch, pauses):
+    monkeypatch.setattr(guardian, "_START_ATTEMPTS", 3)
+    launch = Launch(str(tmp_path / "app"), ("app",), str(tmp_path), frozenset(), GONE)
+    with pytest.raises(FileNotFoundError):
+        guardian.start(launch)
+    assert pauses == [1, 1]

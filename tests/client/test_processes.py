@@ -105,20 +105,29 @@ def test_a_process_is_known_by_the_time_of_its_start(watch, spawn):
     assert born_at(os.getpid()).isdigit()
 
 
+class NoProc(type(Path())):
+    """A path where there is no file of a process."""
+
+    def read_bytes(self):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    def exists(self):
+        return False
+
+
 def test_where_there_is_no_proc_only_the_number_is_known(monkeypatch, spawn):
     child = spawn("pass")
     child.wait(PATIENCE)
 
-    class NoProc(type(Path())):
-        def read_bytes(self):
-            raise FileNotFoundError(2, "No such file or directory")
-
-        def exists(self):
-            return False
-
     monkeypatch.setattr(processes, "Path", NoProc)
     assert born_at(os.getpid()) == "?"
     assert born_at(child.pid) == ""
+
+
+def test_on_windows_nobody_is_sent_anything_to_find_out(monkeypatch):
+    monkeypatch.setattr(processes, "Path", NoProc)
+    monkeypatch.setattr(processes, "os", types.SimpleNamespace(name="nt"))  # without kill
+    assert born_at(os.getpid()) == ""
 
 
 def test_somebody_elses_process_is_there_too(monkeypatch):
@@ -227,6 +236,7 @@ def exited(code: int) -> int:
         (exited(1), "", True, "ended with exit status 1"),
         (exited(1), "SIGTERM", False, "ended with exit status 1"),
         (exited(130), "", False, "ended with exit status 130"),
+        (exited(131), "", False, "ended with exit status 131"),
         (exited(143), "", False, "ended with exit status 143"),
         (exited(137), "", True, "ended with exit status 137"),
         (signal.SIGSEGV, "", True, "was killed by SIGSEGV"),
@@ -237,6 +247,8 @@ def exited(code: int) -> int:
         (signal.SIGTERM, "", False, "was killed by SIGTERM"),
         (signal.SIGINT, "", False, "was killed by SIGINT"),
         (signal.SIGHUP, "", False, "was killed by SIGHUP"),
+        (signal.SIGQUIT, "", False, "was killed by SIGQUIT"),
+        (signal.SIGQUIT | 0x80, "", False, "was killed by SIGQUIT"),
         (100, "", True, "was killed by signal 100"),
         (40, "", True, "was killed by signal 40"),
     ],

@@ -19,6 +19,7 @@ from semver import Version
 from patchify import signals
 from patchify.client import Config, FileInstaller, Idle, PendingRestart, Restarting, Updater, updater
 from patchify.client.guarding import LAUNCHER
+from patchify.client.processes import born_at
 from patchify.client.state import MAX_INTERRUPTIONS, Phase, Release, State, Update
 from patchify.client.status import Checking, Downloading
 from patchify.errors import (
@@ -38,6 +39,7 @@ from patchify.errors import (
     UnableToRestartError,
     UnableToSwapError,
     UnableToWriteDownloadError,
+    UnsafeArchiveError,
     UpdateInProgressError,
     WrongVersionError,
 )
@@ -943,6 +945,39 @@ def test_a_try_that_failed_is_repeated_at_the_next_start_and_then_given_up(make_
     later.close()
 
 
+@pytest.mark.parametrize("failed", [None, True, False])
+def test_a_process_of_a_version_that_was_taken_back_under_it_becomes_the_one_before(make_story, failed):
+    story = make_story(version="2.0.0")
+    story.installer.on_trial(TWO, NEW)
+    before = story.installer.give_back("was ended", failed=failed).update
+    assert before.phase is Phase.STAGED
+    story.updater._elected_tick()
+    assert story.updater.status == Restarting(Version(1))
+    assert story.installer.state().update == before  # how often it failed is not forgotten
+    assert len(story.restarter.launches) == 1
+
+
+def test_it_is_for_the_version_that_survives_to_tell_of_the_one_that_does_not(make_story):
+    story = make_story(version="2.0.0", automatic="check")
+    story.installer.on_trial(TWO, NEW, tries=0)
+    story.installer.give_back("was killed", failed=True)
+    story.updater._elected_tick()
+    assert [name for name, *_ in story.signals] == []
+    assert story.installer.state().untold is not None
+
+
+def test_what_another_process_has_on_trial_is_not_swapped_out(story):
+    story.updater.install()
+    story.installer.on_trial(Version(3), b"three")
+    swaps = story.installer.calls.count("swap")
+    with story.installer.lock(), pytest.raises(UpdateInProgressError, match=r"version 3\.0\.0 is on trial"):
+        story.updater._swap_and_restart(Update(RELEASE, OLD))
+    assert story.installer.calls.count("swap") == swaps
+    assert story.installer.program == b"three"
+    assert story.restarter.launches == []
+    story.updater._stand_down()
+
+
 def test_a_release_in_quarantine_is_no_update(story, caplog):
     story.installer.quarantine(RELEASE, "crashed")
     with caplog.at_level("INFO"):
@@ -1020,6 +1055,21 @@ def test_a_release_that_fails_its_smoke_test_goes_into_quarantine_and_nothing_wa
     assert story.installer.state().untold is None
 
 
+@pytest.mark.parametrize("step", ["make_ready", "prepare"])
+def test_a_release_that_must_not_be_unpacked_goes_into_quarantine(make_story, step):
+    story = make_story(smoke_test=[] if step == "make_ready" else None)
+    story.installer.once[step] = UnsafeArchiveError("leads out of it", "../app")
+    with pytest.raises(UnsafeArchiveError) as raised:
+        story.updater.update()
+    [bad] = story.installer.state().bad
+    assert (bad.release, bad.reason) == (RELEASE, "cannot be unpacked: its member '../app' leads out of it")
+    assert raised.value.reason == bad.reason
+    assert ("rolled-back", TWO, RELEASE.sha256, bad.reason) in story.signals
+    assert story.installer.program == b"one"
+    assert story.updater.update() is False
+    assert story.transport.calls.count("release") == 10
+
+
 # The guardian ---------------------------------------------------------------------------------------------------------
 
 
@@ -1036,6 +1086,9 @@ class FakeGuard:
         if self.error:
             raise self.error
         return self
+
+    def go(self):
+        self.became.append("go")
 
     def release(self):
         self.became.append("released")
@@ -1060,7 +1113,7 @@ def test_a_guardian_is_ready_before_the_swap_and_left_alone_after_the_restart(ma
     story.restarter.during = lambda: guard.became.append("restart")
     assert story.updater.update() is True
     assert guard.asked == [{"handover": "other", "pid": os.getpid(), "supervised": False, "patience": 120}]
-    assert guard.became == ["swap", "restart", "released"]
+    assert guard.became == ["swap", "go", "restart", "released"]
 
 
 def test_without_a_guardian_nothing_is_swapped(make_story, guard):
@@ -1087,7 +1140,7 @@ def test_a_guardian_is_sent_away_if_nothing_comes_of_the_update(make_story, guar
         story.restarter.during = fail
     with pytest.raises((UnableToSwapError, UnableToRestartError)):
         story.updater.update()
-    assert guard.became == ["dismissed"]
+    assert guard.became == ["go"] * (room == "restart") + ["dismissed"]
     assert story.installer.program == b"one"
 
 
@@ -1115,7 +1168,7 @@ def test_whoever_is_no_worker_of_gunicorn_hears_it_from_the_restart(make_story, 
     story.restarter.during = fail
     with pytest.raises(UnableToRestartError, match="no worker"):
         story.updater.update()
-    assert guard.became == ["dismissed"]
+    assert guard.became == ["go", "dismissed"]
     assert story.installer.state().update.failures == 0
 
 
@@ -1150,13 +1203,13 @@ def test_a_version_on_trial_that_nobody_watches_gets_a_guardian(
     story = make_story(trial={"process": process}, guardian=True, confirm_automatically=False)
     story.updater._elected_tick()
     assert [each["handover"] for each in guard.asked] == ["same"] * guards
-    assert guard.became == ["released"] * guards
+    assert guard.became == ["go", "released"] * guards
     assert story.updater.on_trial
 
 
-def test_a_trial_that_nobody_watched_to_its_end_goes_on_only_so_often(make_story, monkeypatch):
+def test_a_trial_that_nobody_watched_to_its_end_goes_on_only_so_often(make_story, guard, monkeypatch):
     monkeypatch.setattr(updater, "is_watching", lambda installer: False)
-    story = make_story(trial={"interruptions": MAX_INTERRUPTIONS - 1}, confirm_automatically=False)
+    story = make_story(trial={"interruptions": MAX_INTERRUPTIONS - 1}, guardian=True, confirm_automatically=False)
     story.updater._elected_tick()
     assert story.updater.on_trial
     assert story.installer.state().update.interruptions == MAX_INTERRUPTIONS
@@ -1167,14 +1220,35 @@ def test_a_trial_that_nobody_watched_to_its_end_goes_on_only_so_often(make_story
     assert later.status == Restarting(Version(1))
     assert story.installer.program == b"one"
     assert story.installer.state().quarantined(sha256(NEW)).reason.startswith("was ended 6 times")
+    assert len(guard.asked) == 1
     later.close()
 
 
-def test_a_worker_beside_the_one_that_has_reported_is_no_interruption(make_story, monkeypatch):
-    monkeypatch.setattr(updater, "is_watching", lambda installer: False)
-    story = make_story(trial={"process": os.getpid()}, confirm_automatically=False)
+HERE = {"process": os.getpid(), "born": born_at(os.getpid())}
+
+
+@pytest.mark.usefixtures("guard")
+@pytest.mark.parametrize(
+    ("trial", "guardian", "watched", "interruptions"),
+    [
+        pytest.param(HERE, True, False, 0, id="a worker beside the one that has reported"),
+        pytest.param({**HERE, "born": "1"}, False, False, 1, id="another has the number now"),
+        pytest.param({**HERE, "born": ""}, False, False, 1, id="it had ended as it was reported"),
+        pytest.param({"process": GONE, "born": "1"}, False, False, 1, id="it is gone"),
+        pytest.param({"process": GONE, "born": "1"}, True, True, 0, id="that is for the guardian to see"),
+        pytest.param({}, False, False, 0, id="the first, without a guardian"),
+        pytest.param({}, True, True, 0, id="the first, with a guardian"),
+        pytest.param({}, True, False, 1, id="the guardian has gone with the first"),
+    ],
+)
+def test_an_interruption_is_what_nobody_has_seen_to_its_end(
+    make_story, monkeypatch, trial, guardian, watched, interruptions
+):
+    monkeypatch.setattr(updater, "is_watching", lambda installer: watched)
+    story = make_story(trial=trial, guardian=guardian, confirm_automatically=False)
     story.updater._elected_tick()
-    assert story.installer.state().update.interruptions == 0
+    assert story.updater.on_trial
+    assert story.installer.state().update.interruptions == interruptions
 
 
 def test_a_version_on_trial_can_prove_good_without_a_guardian(make_story, guard, monkeypatch):
