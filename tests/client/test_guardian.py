@@ -342,6 +342,32 @@ def test_a_forked_child_that_keeps_the_line_open_does_not_blind_a_guardian(insta
     assert (update.phase, update.failures, update.interruptions) == (Phase.STAGED, int(told), int(not told))
 
 
+@pytest.mark.parametrize("becomes_it", [True, False])
+def test_a_program_that_becomes_the_new_version_by_itself_is_known_by_how_it_leaves(installation, becomes_it):
+    guarded = installation.guard(handover="other", patience=PATIENCE if becomes_it else 0.1)
+    installation.swap()
+    guarded.go()
+    if becomes_it:
+        guarded._line.close()  # as by an exec
+        installation.end(1)
+    else:
+        guarded.release()
+    installation.wait_for_its_end()
+    update = installation.installer.state().update
+    assert update.reason == ("ended with exit status 1" if becomes_it else "was not confirmed within 0.1 s")
+    assert installation.program.poll() == (1 if becomes_it else None)  # it is not for the guardian to end it
+
+
+@pytest.mark.usefixtures("pauses")
+def test_a_guardian_of_an_installation_that_was_removed_goes(installer, monkeypatch, tmp_path):
+    installer.always["give_back"] = UnableToWriteStateError("state.json", "No such file or directory")
+    installer.folder = tmp_path / "gone"
+    monkeypatch.setattr(guardian, "give_back", functools.partial(give_back, pause=lambda seconds: None))
+    with pytest.raises(SystemExit) as raised:
+        guardian._insist(installer, "crashed", failed=True)
+    assert raised.value.code == 0
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="a guardian is looked for in /proc")
 def test_a_guardian_hears_what_asks_the_program_to_end_and_nothing_else(installation):
     guarded = installation.guard(handover="other")  # else it hears only what comes while the program still runs
