@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -37,6 +37,8 @@ HOPELESS = (
     50  # moves of one release: each try and interruption puts it in place and back, and some steps do so by force
 )
 
+DONE: Counter[str] = Counter()  # what came about, in all stories
+
 
 class AnyOrder(RuleBasedStateMachine):
     """A machine to which things happen."""
@@ -47,7 +49,6 @@ class AnyOrder(RuleBasedStateMachine):
         self.world = None
         self.number = 1
         self.disturbed = 0  # kills, errors and the like, each of which may cost a release one try
-        self.done = Counter()
 
     @initialize(kind=st.sampled_from(KINDS), home=st.sampled_from(HOMES))
     def begin(self, kind, home):
@@ -169,8 +170,11 @@ class AnyOrder(RuleBasedStateMachine):
     def teardown(self):
         try:
             if self.world is not None:
-                with self.world:
+                with self.world as world:
                     self._end_well()
+                    DONE.update(stories=1, starts=world.starts, moves=world.moves.total(), rollbacks=world.rescues)
+                    DONE.update(faults=self.disturbed, confirmed=world.reached["confirmed"])
+                    DONE.update(returned=world.reached["returned"], quarantined=len(world.state.bad))
         finally:
             self.place.cleanup()
 
@@ -182,11 +186,15 @@ class AnyOrder(RuleBasedStateMachine):
         world.server.tampered.clear()
         world.unhang()
         starts = world.starts
-        for _ in range(TRIES + 2):
-            if not world.advance_until(self._well, AT_LAST):
-                world.quit()  # what runs may hang, or be not what stands there any more: then it takes a next start
-                world.unhang()
-        assert self._well(), self._story("the newest good version is never reached")
+        for _ in range(2 * (TRIES + 1)):
+            if world.advance_until(self._well, AT_LAST):
+                break
+            world.quit()  # what runs may hang, or be not what stands there any more: then it takes a next start
+            world.unhang()
+            if world.guardian is None and world.stands().behaviour == "hang":  # its guardian was killed as well
+                world.recall()
+                world.rescues += 1
+        assert world.advance_until(self._well, AT_LAST), self._story("the newest good version is never reached")
         allowed = MOST_STARTS if world.home == "alone" else 4 * 60 + MOST_STARTS  # a supervisor tries every few seconds
         assert world.starts - starts <= allowed, self._story(f"it took {world.starts - starts} starts")
         last = world.publish(f"{self.number + 1}.0.0")
@@ -209,14 +217,17 @@ class AnyOrder(RuleBasedStateMachine):
         return "\n".join([what, str(self.world.state), *self.world.seen[-80:]])
 
 
-def test_anything_in_any_order_leaves_a_program_that_runs_and_at_last_the_newest_good_one():
+def test_anything_in_any_order_leaves_a_program_that_runs_and_at_last_the_newest_good_one(show):
+    DONE.clear()
     run_state_machine_as_test(
         AnyOrder,
         settings=settings(
-            max_examples=250,
+            max_examples=400,
             stateful_step_count=20,
             deadline=None,
             suppress_health_check=list(HealthCheck),
             database=None,
+            phases=[Phase.generate],
         ),
     )
+    show(", ".join(f"{count} {what}" for what, count in DONE.items()))

@@ -103,9 +103,7 @@ def plan(found):
 
 
 @pytest.mark.parametrize(("layout", "act", "errors"), CASES)
-def test_a_fault_at_any_call_leaves_a_program_and_a_later_attempt_succeeds(
-    layout, act, errors, tmp_path, total, show
-):
+def test_a_fault_at_any_call_leaves_a_program_and_a_later_attempt_succeeds(layout, act, errors, tmp_path, total, show):
     kind = story.LAYOUTS[layout]
     counting = tmp_path / "count0"  # of the length of the names in a sweep
     counting.mkdir()
