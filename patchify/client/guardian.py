@@ -55,7 +55,7 @@ def main(told: dict[str, Any]) -> None:
     module, _, name = charge.installer.partition(":")
     installer: Installer = getattr(importlib.import_module(module), name)(Path(charge.path))
     process = Process(charge.pid, charge.born)
-    asked = _listen(charge, process)
+    ears = _Ears(process)
     lock = guardian_lock(installer.folder)
     with socket.socket(fileno=charge.descriptor) as line:
         try:
@@ -70,27 +70,42 @@ def main(told: dict[str, Any]) -> None:
             if said == GO and charge.handover == "other" and (process.alive or process.status()):
                 charge = replace(charge, handover="same")  # it has become the new version itself, by an exec of its own
             if said in (GO, GO + BY):
-                _guard(installer, process, charge, launch, asked, others=others)
+                _guard(installer, process, charge, launch, ears.asked, others=others, ordered_to_end=ears.was_ordered)
             elif _trial(installer) is not None:  # that could not be undone by whoever had ordered it
                 _insist(installer, "the update was interrupted before the new version was started", failed=False)
 
 
-def _listen(charge: Charge, process: Process) -> Callable[[], str]:
-    """Take note of the signals that reach the program's whole group; return what tells of the last one."""
-    asked: list[tuple[str, float]] = []
+class _Ears:
+    """Take note of the signals that reach the program's whole group.
 
-    def note(number: int, frame: object) -> None:
+    Args:
+        process: The program.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._heard: tuple[str, float] | None = None
+        self._ordered = False
+        for number in ASKING:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # else the program ignores it as well
+                signal.signal(number, self._note)
+        for number in (getattr(signal, name) for name in _DEAF):
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def asked(self) -> str:
+        """Return what explains an end of the program now, or nothing."""
+        return self._heard[0] if self._heard and time.monotonic() - self._heard[1] < MEANT else ""
+
+    def was_ordered(self) -> bool:
+        """Return whether this process was asked to end, whatever that says of the program."""
+        return self._ordered
+
+    def _note(self, number: int, frame: object) -> None:
+        self._ordered = True
         # What a supervisor sends to everybody after the program has ended does not explain why that has ended.
-        if number in (signal.SIGINT, signal.SIGQUIT) or charge.handover == "other" or process.alive:
-            asked[:] = [(signal.Signals(number).name, time.monotonic())]
-
-    for number in ASKING:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # else the program ignores it as well
-            signal.signal(number, note)
-    for number in (getattr(signal, name) for name in _DEAF):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    return lambda: asked[0][0] if asked and time.monotonic() - asked[0][1] < MEANT else ""
+        if number in (signal.SIGINT, signal.SIGQUIT) or self._process.alive:
+            self._heard = (signal.Signals(number).name, time.monotonic())
 
 
 def _hear(line: socket.socket, process: Process) -> bytes:
@@ -131,6 +146,7 @@ def _guard(
     asked: Callable[[], str],
     *,
     others: frozenset[tuple[int, str]] = frozenset(),
+    ordered_to_end: Callable[[], bool] | None = None,
 ) -> None:
     watch = Watch(installer, process, handover=charge.handover, patience=charge.patience, asked=asked)
     fate = None
@@ -138,7 +154,7 @@ def _guard(
         trial = _trial(installer)
         if trial is None:  # it was confirmed, or taken back
             return
-        if charge.handover == "other" and trial.process is None and asked() and not process.alive:
+        if charge.handover == "other" and trial.process is None and (ordered_to_end or asked)() and not process.alive:
             return  # a supervisor that waits for everybody before it starts the program again
         fate = watch.look()
     assert trial is not None
