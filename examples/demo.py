@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import requests
@@ -37,41 +37,57 @@ console = Console(highlight=False)
 
 def main() -> None:
     """Tell the story; exit with status 1 and the reason if it goes another way."""
-    parser = argparse.ArgumentParser(description="Watch a program update itself.")
+    run("Watch a program update itself.", tell)
+
+
+def run(description: str, story: Callable[[Path, bool], None]) -> None:
+    """Tell a story in a temporary folder, which is gone afterwards, also after Ctrl-C."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--frozen", action="store_true", help="build with PyInstaller, which takes a minute")
     frozen = parser.parse_args().frozen
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell had it ignored
     try:
         with tempfile.TemporaryDirectory(prefix="patchify-demo-") as folder:
-            tell(Path(folder), frozen=frozen)
+            story(Path(folder), frozen)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def tell(folder: Path, *, frozen: bool) -> None:
-    """Build, publish, serve, run, watch."""
+def publish(folder: Path, numbers: tuple[int, ...], *, frozen: bool) -> tuple[dict[str, str], str]:
+    """Build these versions and make a key, in a folder; return the hashes, and the public half of the key."""
     releases = folder / "releases"
     releases.mkdir()
-    step("Building versions 1.0.0 and 2.0.0 " + ("with PyInstaller" if frozen else "as zipapps"))
     hashes = {}
-    for number in (1, 2):
+    for number in numbers:
         release = releases / f"{APPNAME}-{number}.0.0"
         (build_frozen if frozen else build_zipapp)(number, release)
         with release.open("rb") as file:
             hashes[f"{number}.0.0"] = hashlib.file_digest(file, "sha256").hexdigest()
         console.print(f"  {release.name}  {release.stat().st_size:,} bytes  sha256 {hashes[f'{number}.0.0'][:16]}…")
-
     key = SigningKey.generate()
     key.write(folder / "key")
-    step(f"Made a key; its public half is {key.verifying_key.to_hex()[:16]}…")
+    public = key.verifying_key.to_hex()
+    step(f"Made a key; its public half is {public[:16]}…")
+    return hashes, public
 
+
+def install(folder: Path, number: int) -> Path:
+    """Put a version in a place of its own, as a user would; return the program."""
     program = folder / APPNAME
-    program.write_bytes((releases / f"{APPNAME}-1.0.0").read_bytes())
+    program.write_bytes((folder / "releases" / f"{APPNAME}-{number}.0.0").read_bytes())
     program.chmod(0o755)
+    return program
+
+
+def tell(folder: Path, frozen: bool) -> None:
+    """Build, publish, serve, run, watch."""
+    step("Building versions 1.0.0 and 2.0.0 " + ("with PyInstaller" if frozen else "as zipapps"))
+    hashes, key = publish(folder, (1, 2), frozen=frozen)
+    program = install(folder, 1)
     with serving(folder, hashes) as address:
         step(f"gunicorn serves both at {address}")
-        watch(program, address, key.verifying_key.to_hex(), frozen=frozen)
+        watch(program, address, key, frozen=frozen)
     console.print("[bold green]The program replaced itself, while it ran, by its next version.[/]")
 
 

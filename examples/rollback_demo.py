@@ -5,7 +5,6 @@ being installed, fail at its start, and version 2 come back and say why; then th
 status 0 only if that came true, and leaves nothing behind.
 """
 
-import argparse
 import contextlib
 import hashlib
 import os
@@ -13,49 +12,37 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 
-from examples.build import build_frozen, build_zipapp
-from examples.demo import APPNAME, PATIENCE, environment_of_program, fail, say, serving, step
-from patchify.keys import SigningKey
+from examples.demo import (
+    APPNAME,
+    PATIENCE,
+    environment_of_program,
+    fail,
+    install,
+    publish,
+    run,
+    say,
+    serving,
+    step,
+)
 
 
 def main() -> None:
     """Tell the story; exit with status 1 and the reason if it goes another way."""
-    parser = argparse.ArgumentParser(description="Watch a broken version being taken back.")
-    parser.add_argument("--frozen", action="store_true", help="build with PyInstaller, which takes a minute")
-    frozen = parser.parse_args().frozen
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell had it ignored
-    try:
-        with tempfile.TemporaryDirectory(prefix="patchify-demo-") as folder:
-            tell(Path(folder), frozen=frozen)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run("Watch a broken version being taken back.", tell)
 
 
-def tell(folder: Path, *, frozen: bool) -> None:
+def tell(folder: Path, frozen: bool) -> None:
     """Build, publish, serve, run, watch."""
-    releases = folder / "releases"
-    releases.mkdir()
     step("Building versions 2.0.0, which works, and 3.0.0, to which a module is missing")
-    hashes = {}
-    for number in (2, 3):
-        release = releases / f"{APPNAME}-{number}.0.0"
-        (build_frozen if frozen else build_zipapp)(number, release)
-        with release.open("rb") as file:
-            hashes[f"{number}.0.0"] = hashlib.file_digest(file, "sha256").hexdigest()
-    key = SigningKey.generate()
-    key.write(folder / "key")
-    program = folder / APPNAME
-    program.write_bytes((releases / f"{APPNAME}-2.0.0").read_bytes())
-    program.chmod(0o755)
+    hashes, key = publish(folder, (2, 3), frozen=frozen)
+    program = install(folder, 2)
     with serving(folder, hashes) as address:
         step(f"gunicorn serves both at {address}")
-        watch(program, address, key.verifying_key.to_hex())
+        watch(program, address, key)
     with program.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != hashes["2.0.0"]:
             fail(f"what stands at {program} is not version 2.0.0")
