@@ -281,3 +281,16 @@ def parent_of(app: Path) -> int:
             if os.fsencode(app) in (each / "cmdline").read_bytes().split(b"\0"):
                 return int((each / "stat").read_bytes().rpartition(b")")[2].split()[1])
     raise AssertionError("it does not run")
+
+
+def test_of_ten_at_a_time_one_acts_and_all_become_the_new_version(make, server):
+    program = make(trial_timeout=60)
+    server.publish("2.0.0", build_of("2.0.0"))
+    for number in range(10):
+        program.start(str(number))
+    wait_until(lambda: program.starts().count("2.0.0") == 10, f"all of them\n{program.starts()}", 90)
+    said = program.output()
+    assert said.count("Downloading: 2.0.0 (0%)") == 1  # nothing is downloaded twice
+    assert server.log().count("GET /api/releases/2.0.0") <= 1
+    assert said.count("confirmed 2.0.0") == 1
+    assert program.state().good.sha256 == server.versions["2.0.0"]
