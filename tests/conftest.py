@@ -54,17 +54,28 @@ def pytest_terminal_summary(terminalreporter):
 
 
 @pytest.fixture(autouse=True)
-def nothing_outlives_its_test():
-    """Fail a test that leaves a thread, a child process or a socket behind."""
+def nothing_outlives_its_test(tmp_path_factory):
+    """Fail a test that leaves a thread, a child process, a guardian or a socket behind."""
     before = _alive()
     yield
     for _ in range(100):  # what is ending may take a moment, up to five seconds in all
-        left = _alive() - before
+        left = (_alive() - before) | _guardians(os.fsencode(tmp_path_factory.getbasetemp()))
         if not left:
             return
         gc.collect()
         time.sleep(0.05)
     pytest.fail(f"left behind: {', '.join(sorted(left))}")
+
+
+def _guardians(folder: bytes) -> set[str]:
+    """Return the guardians of programs below a folder: they are no children of the test."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes()
+            if b"patchify.client.guardian" in words and folder in words:
+                found.add(f"guardian {path.parent.name}")
+    return found
 
 
 def _alive() -> set[str]:

@@ -147,7 +147,7 @@ class Host:
         self.program.write_bytes(OLD)
         self.folder = folder / ".app.patchify"
         self.restarts = []
-        settings = config(server, executable=self.program, **changes)
+        settings = config(server, executable=self.program, guardian=False, **changes)  # nothing becomes version 2
         self.transport = Transport(settings, Pauses(), lambda: 0.5)
         self.updater = Updater(settings, restarter=self.restarts.append, transport=self.transport)
 
