@@ -4,6 +4,7 @@ import contextlib
 import gc
 import hashlib
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -15,6 +16,10 @@ from patchify.keys import SigningKey
 
 settings.register_profile("patchify", deadline=None)  # how long an example takes says nothing here
 settings.load_profile("patchify")
+
+for ignored in ("SIGHUP", "SIGQUIT"):  # by nohup or a shell, and then by everything that tests start
+    if hasattr(signal, ignored) and signal.getsignal(getattr(signal, ignored)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, ignored), signal.SIG_DFL)
 
 KEY = "11" * 32  # signs nothing but tests
 

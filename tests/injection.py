@@ -45,7 +45,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 60  # seconds that one run may take
-ATTEMPTS = 3  # at one point, when it is missed
+ATTEMPTS = 8  # at one point, when it is missed
 KILL = "kill"
 ERRORS = ("ENOSPC", "EIO", "EROFS", "EXDEV", "EACCES")
 
