@@ -7,10 +7,9 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Self
 
-from patchify.client.processes import ASKING, Process
+from patchify.client.processes import ASKING, Process, line_of
 
 _FORWARDED = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGTTIN", "SIGTTOU")
 _ENDING = tuple(each.name for each in ASKING if each.name != "SIGHUP")  # by that many only read their settings again
@@ -138,12 +137,7 @@ class Child(Process):
 
     def has(self, pid: int) -> bool:
         """Return whether a process is this one, or was started by it or by one that was."""
-        while pid not in (0, self.pid):
-            try:
-                pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
-            except (OSError, IndexError):
-                return False
-        return pid == self.pid
+        return self.pid in line_of(pid)
 
     @property
     def shares_terminal(self) -> bool:

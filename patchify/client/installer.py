@@ -2,8 +2,9 @@
 
 The order of the steps and what is remembered of them is the same for every kind of program and stands here; what a kind
 does on the disk is a handful of methods of its own (`FileInstaller`, `FolderInstaller`). Beside ``app`` stands the
-folder ``.app.patchify`` (mode 0700, so on the same file system) with the locks, the state and the releases. At every
-instant there is a runnable program at the path that the user starts. What changes anything is called under `lock`.
+folder ``.app.patchify``, on the same file system, which only its owner can change, with the locks, the state and the
+releases. At every instant there is a runnable program at the path that the user starts. What changes anything is called
+under `lock`.
 """
 
 from __future__ import annotations
@@ -131,6 +132,12 @@ class Installer(ABC):
         """Hold none of the locks any more: after a fork they are the parent's."""
         self._locks.renew()
 
+    # What is remembered -----------------------------------------------------------------------------------------------
+
+    def state(self) -> State:
+        """Return what is remembered. No lock is needed."""
+        return load(self.state_path)
+
     def trial(self) -> Update | None:
         """Return the update that is on trial, for those who watch it. No lock is needed.
 
@@ -142,12 +149,6 @@ class Installer(ABC):
         except UnusableStateError:
             return None
         return state.on_trial if state is not None else None
-
-    # What is remembered -----------------------------------------------------------------------------------------------
-
-    def state(self) -> State:
-        """Return what is remembered. No lock is needed."""
-        return load(self.state_path)
 
     def save(self, state: State) -> State:
         """Remember ``state`` durably, and return it. Raises `UnableToWriteStateError`."""
@@ -426,10 +427,8 @@ class Installer(ABC):
     def _program(self, running: Version) -> Release:
         """Return what stands at the program's path; it may be another version than the one that runs."""
         installed = self.installed()
-        state = self._known()
-        known = [state.good, state.previous, *((state.update.release, state.update.replaces) if state.update else ())]
-        found = next((each for each in known if each is not None and each.sha256 == installed), None)
-        return found or Release(running, installed)
+        known = (each for each in self._known().known if each.sha256 == installed)
+        return next(known, Release(running, installed))
 
     def _return(self, state: State) -> State:
         update = state.update
@@ -448,13 +447,8 @@ class Installer(ABC):
         return state
 
     def _tidy(self, state: State, downloads: frozenset[str] | set[str] = frozenset()) -> None:
-        update = state.update
-        kept = [state.good, state.previous, *((update.release, update.replaces) if update else ())]
-        self._clean(
-            ready={update.release.sha256} if update else set(),
-            previous={each.sha256 for each in kept if each is not None},
-            downloads=set(downloads) | ({update.release.sha256} if update else set()),
-        )
+        ready = {state.update.release.sha256} if state.update else set()
+        self._clean(ready, {each.sha256 for each in state.known}, ready | downloads)
         reach("cleaned")
 
 

@@ -31,7 +31,7 @@ class Process:
 
     Args:
         pid: Its number.
-        born: When it was started, as `born` told; None takes whoever has the number now.
+        born: When it was started, as `born_at` told; None takes whoever has the number now.
     """
 
     def __init__(self, pid: int, born: str | None = None) -> None:
@@ -83,7 +83,7 @@ class Process:
 
     def end(self, patience: float = _PATIENCE) -> None:
         """Ask it to end (SIGTERM), and after so many seconds end it and everything that it has started."""
-        family = [self.pid, *_descendants(self.pid, _line_of(os.getpid()))]
+        family = [self.pid, *_descendants(self.pid, line_of(os.getpid()))]
         born = {pid: born_at(pid) for pid in family}
         if not self.alive:
             return
@@ -104,7 +104,7 @@ class Process:
 def born_at(pid: int) -> str:
     """Return when a process was started, in words that no other process with this number has; empty if it is gone."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        fields = _stat(pid)
     except OSError:
         if Path("/proc/self/stat").exists():
             return ""
@@ -115,7 +115,7 @@ def born_at(pid: int) -> str:
 def _status_of_zombie(pid: int) -> int | None:
     """Return how a process ended that its parent has not waited for yet."""
     with contextlib.suppress(OSError, IndexError, ValueError):
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        fields = _stat(pid)
         if fields[0] == b"Z":
             return int(fields[49])  # field 52 of proc_pid_stat(5)
     return None
@@ -177,16 +177,21 @@ def _descendants(pid: int, spared: frozenset[int]) -> list[int]:
     return found
 
 
-def _line_of(pid: int) -> frozenset[int]:
+def line_of(pid: int) -> frozenset[int]:
     """Return a process and those that it descends from."""
     line: set[int] = set()
     while pid > 1 and pid not in line:
         line.add(pid)
         try:
-            pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+            pid = int(_stat(pid)[1])
         except (OSError, IndexError):
             break
     return frozenset(line)
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return what proc_pid_stat(5) tells from its field 3, the state, on. Raises `OSError`."""
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
 
 
 def _send(pid: int, number: int) -> bool:

@@ -164,8 +164,8 @@ def remove_left_behind() -> None:
 
 def is_supervised(pid: int) -> bool:
     """Return whether systemd or supervisord is known to start a process again when it ends."""
-    family = {str(pid), *(str(os.getppid()) for _ in range(1) if getattr(sys, "frozen", False))}
-    return os.environ.get("SYSTEMD_EXEC_PID") in family or "SUPERVISOR_ENABLED" in os.environ
+    started = {pid, os.getppid()} if getattr(sys, "frozen", False) else {pid}  # a bootloader, perhaps
+    return os.environ.get("SYSTEMD_EXEC_PID") in {str(each) for each in started} or "SUPERVISOR_ENABLED" in os.environ
 
 
 def release_is_at_fault(error: BaseException, launch: Launch, path: Path) -> bool:

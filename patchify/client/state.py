@@ -124,6 +124,12 @@ class State:
         """The update whose swap is ordered or done, and which is not confirmed yet."""
         return self.update if self.update is not None and self.update.phase is Phase.ARMED else None
 
+    @property
+    def known(self) -> tuple[Release, ...]:
+        """The releases that are good, kept, or on their way."""
+        update = (self.update.release, self.update.replaces) if self.update is not None else ()
+        return tuple(each for each in (self.good, self.previous, *update) if each is not None)
+
     def quarantined(self, sha256: str) -> Bad | None:
         """Return why a release is in quarantine, or None if it is not."""
         return next((bad for bad in self.bad if bad.release.sha256 == sha256), None)
@@ -183,9 +189,7 @@ class State:
         others = tuple(each for each in self.bad if each.release.sha256 != release.sha256)
         update = self.update
         gone = update is not None and update.release.sha256 == release.sha256
-        return replace(
-            self, update=None if gone else update, bad=(*others, bad)[-_MOST_BAD:], untold=bad, error=f"{reason}"
-        )
+        return replace(self, update=None if gone else update, bad=(*others, bad)[-_MOST_BAD:], untold=bad, error=reason)
 
     def confirmed(self) -> State:
         """Return the state with the release as the good one."""

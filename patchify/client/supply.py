@@ -79,13 +79,9 @@ class Supply:
 
 def running_version(installer: Installer) -> Version | None:
     """Return the version of what stands at the program's path, if that is known. Raises `UnableToReadFileError`."""
-    state = installer.state()
-    update = state.update
-    known = [state.good, state.previous, *((update.release, update.replaces) if update is not None else ())]
-    if not any(known):
-        return None
-    installed = installer.installed()
-    return next((each.version for each in known if each is not None and each.sha256 == installed), None)
+    known = installer.state().known
+    installed = installer.installed() if known else ""
+    return next((each.version for each in known if each.sha256 == installed), None)
 
 
 def launch_of(plan: Plan) -> Launch:

@@ -85,7 +85,7 @@ class Updater:
     Args:
         config: Whom to ask and believe, how far to go.
         restarter: How the new version starts. Default: exec on POSIX, a new process on Windows.
-        installer: What is replaced. Default: the running program, a single file.
+        installer: What is replaced. Default: the running program, a file or a folder.
         transport: How bytes travel. Default: requests.
         launch: How the program is started. Default: as this process was.
 

@@ -95,7 +95,8 @@ class Watch:
 
     def _ended(self) -> tuple[bool, str] | None:
         status = self.process.status()
-        for _ in range(_SUCCESSOR_WITHIN if status in (0, None) and self._handover == "same" else 1):
+        looks = _SUCCESSOR_WITHIN if status in (0, None) and self._handover == "same" else 1
+        for left in reversed(range(looks)):
             try:
                 trial = self._installer.trial()
             except UnableToReadFileError:
@@ -109,7 +110,8 @@ class Watch:
             asked = self._asked() or self._installer.ended(self.process.pid) or self._installer.ended(reported or 0)
             if asked:
                 break
-            time.sleep(STEP)
+            if left:
+                time.sleep(STEP)
         return judge(status, asked)
 
     def _overdue(self, trial: Update) -> tuple[bool, str]:

@@ -212,12 +212,12 @@ def test_a_process_that_does_not_want_to_is_ended_with_all_that_it_has_started(w
 
 
 def test_whoever_ends_a_process_that_it_descends_from_spares_itself(spawn):
-    spared = processes._line_of(os.getpid())
+    spared = processes.line_of(os.getpid())
     assert {os.getpid(), os.getppid()} <= spared
     child = spawn(SLEEP)
     assert child.pid in processes._descendants(os.getpid(), frozenset())
     assert child.pid not in processes._descendants(os.getpid(), frozenset({child.pid}))
-    assert processes._line_of(2**22 + 1) == {2**22 + 1}
+    assert processes.line_of(2**22 + 1) == {2**22 + 1}
 
 
 # The judgement --------------------------------------------------------------------------------------------------------
