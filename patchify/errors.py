@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
 
@@ -166,6 +167,67 @@ class VersionNotFoundError(RejectedError):
         self.version = version
 
 
+# Publishing -----------------------------------------------------------------------------------------------------------
+
+
+class CatalogueError(RejectedError):
+    """The catalogue is not usable as it is: no database, another schema, a damaged file. Attribute: ``url``."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        super().__init__(f"the catalogue {url}: {problem}")
+        self.url = url
+
+
+class CatalogueUnavailableError(UnavailableError):
+    """The catalogue's database cannot be reached or used now. Attribute: ``url``."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        super().__init__(f"the catalogue {url} cannot be used now: {problem}")
+        self.url = url
+
+
+class PublicationError(RejectedError):
+    """What was asked for makes no sense for a release; nothing was changed."""
+
+
+class NotPublishedError(PublicationError):
+    """There is no such release, or not in that channel. Attribute: ``version``."""
+
+    def __init__(self, version: str, place: str) -> None:
+        super().__init__(f"version {version} is not published {place}")
+        self.version = version
+
+
+class DifferentBytesError(PublicationError):
+    """The version was published with other bytes. Attributes: ``version``, ``published``, ``given`` (SHA-256)."""
+
+    def __init__(self, version: str, *, published: str, given: str) -> None:
+        super().__init__(
+            f"version {version} is published with SHA-256 {published}, and this file has {given}: "
+            "what was published never changes; give the file a new version"
+        )
+        self.version = version
+        self.published = published
+        self.given = given
+
+
+class LowerVersionError(PublicationError):
+    """The version is lower than one that is live in the channel. Attributes: ``version``, ``live``."""
+
+    def __init__(self, version: str, live: str, channel: str) -> None:
+        super().__init__(f"version {version} is lower than {live}, which is live in {channel}; --force publishes it")
+        self.version = version
+        self.live = live
+
+
+class FileChangedError(PublicationError):
+    """The file changed while it was published, or since it was. Attribute: ``path``."""
+
+    def __init__(self, path: Path | str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+
+
 # What came over the network -------------------------------------------------------------------------------------------
 
 
@@ -242,6 +304,131 @@ class FailedSignatureVerificationError(AnswerError):
 
 class InvalidPayloadError(AnswerError):
     """A verified body is not the document that was asked for."""
+
+
+class DocumentError(AnswerError):
+    """An update document is signed and well-formed, but must not be believed here and now."""
+
+
+class WrongApplicationError(DocumentError):
+    """The document is another application's. Attributes: ``found``, ``expected``."""
+
+    def __init__(self, url: str, *, found: str, expected: str) -> None:
+        super().__init__(
+            url, f"is about the application {found[:80]!r}, not {expected!r}: is the address of the API right?"
+        )
+        self.found = found
+        self.expected = expected
+
+
+class WrongChannelError(DocumentError):
+    """The document is another channel's. Attributes: ``found``, ``expected``."""
+
+    def __init__(self, url: str, *, found: str, expected: str) -> None:
+        super().__init__(url, f"is about the channel {found!r}, but {expected!r} was asked for")
+        self.found = found
+        self.expected = expected
+
+
+class WrongPlatformError(DocumentError):
+    """The document is another platform's. Attributes: ``found``, ``expected``."""
+
+    def __init__(self, url: str, *, found: str, expected: str) -> None:
+        super().__init__(url, f"is about the platform {found!r}, but {expected!r} was asked for")
+        self.found = found
+        self.expected = expected
+
+
+class ExpiredDocumentError(DocumentError):
+    """The document has expired, or the clock is wrong. Attributes: ``expires``, ``now`` (UTC)."""
+
+    def __init__(self, url: str, *, expires: datetime, now: datetime) -> None:
+        super().__init__(
+            url,
+            f"expired at {expires:%Y-%m-%d %H:%M} UTC, and the clock of this machine says {now:%Y-%m-%d %H:%M} UTC: "
+            "set the clock if it is wrong; if it is right, somebody serves old answers, or the server's clock is wrong",
+        )
+        self.expires = expires
+        self.now = now
+
+
+class FutureDocumentError(DocumentError):
+    """The document comes from the future, or the clock is wrong. Attributes: ``issued``, ``now`` (UTC)."""
+
+    def __init__(self, url: str, *, issued: datetime, now: datetime) -> None:
+        super().__init__(
+            url,
+            f"was issued at {issued:%Y-%m-%d %H:%M} UTC, and the clock of this machine says {now:%Y-%m-%d %H:%M} UTC: "
+            "set the clock, here or on the server",
+        )
+        self.issued = issued
+        self.now = now
+
+
+class ReplayedDocumentError(DocumentError):
+    """The document is older than one that was accepted before. Attributes: ``serial``, ``seen``."""
+
+    def __init__(self, url: str, *, serial: int, seen: int) -> None:
+        super().__init__(
+            url,
+            f"has the serial {serial}, but {seen} was accepted before: somebody serves old answers, or the server's "
+            "catalogue was put back to an older one; any change of the catalogue gives it a new serial",
+        )
+        self.serial = serial
+        self.seen = seen
+
+
+class RunawaySerialError(DocumentError):
+    """The serial is higher than any honest one can be by now. Attributes: ``serial``, ``limit``."""
+
+    def __init__(self, url: str, *, serial: int, limit: int) -> None:
+        super().__init__(
+            url,
+            f"has the serial {serial}, beyond {limit}, the highest that there can be by the clock of this machine; "
+            "accepting it would shut out all honest ones: set the clock, here or on the server",
+        )
+        self.serial = serial
+        self.limit = limit
+
+
+class DowngradeRefusedError(DocumentError):
+    """All that is offered is older than what was confirmed. Attributes: ``offered``, ``confirmed`` (versions)."""
+
+    def __init__(self, url: str, *, offered: str, confirmed: str) -> None:
+        super().__init__(
+            url,
+            f"offers {offered} as the newest version, but {confirmed} has proved good here, and was not withdrawn: an "
+            "older version is installed only if this one is withdrawn, and allow_downgrade is on",
+        )
+        self.offered = offered
+        self.confirmed = confirmed
+
+
+class DocumentsRequiredError(DocumentError):
+    """The server has no update documents, but they are required, or were seen from it before."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(
+            url, f"is not there, and the answers of the original protocol, which can be replayed, are refused: {why}"
+        )
+
+
+class ChannelNotFoundError(AnswerError):
+    """The server has no such channel for this platform. Attributes: ``channel``, ``platform``."""
+
+    def __init__(self, url: str, channel: str, platform: str) -> None:
+        super().__init__(url, f"is not there: the server has no channel {channel!r} for {platform}")
+        self.channel = channel
+        self.platform = platform
+
+
+class UnsuitableFormatError(RejectedError):
+    """A release is an archive and the program one file, or the other way round. Attributes: ``version``, ``format``."""
+
+    def __init__(self, version: str, form: str, program: Path) -> None:
+        super().__init__(f"release {version} is of the format {form!r}, which cannot take the place of {program}")
+        self.version = version
+        self.format = form
 
 
 class FailedHashVerificationError(RejectedError):

@@ -1,25 +1,36 @@
 """The documents on the wire, as values.
 
-Each renders to the exact bytes that the original 0.2.2 sends, and parses from bytes **whose signature was already
-verified**. Parsing is strict: exactly the keys of the document, each once, of the right type. A document of one
-endpoint is never taken for another's, although all are signed by the same key.
+They parse from bytes **whose signature was already verified**, strictly: each key once, of the right type. A document
+of one endpoint is never taken for another's, although all are signed by the same key. Those of the original render to
+the exact bytes that its version 0.2.2 sends, and have exactly its keys; in an update document keys that are not known
+are passed over, so that programs in the field understand the servers of the years to come.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Self
 
 from semver import Version
 
 from patchify.errors import InvalidVersionError
 from patchify.keys import decode_hex
+from patchify.platforms import parse_platform
+from patchify.releases import MOST_SIZE, parse_channel, parse_time, spell_time
 from patchify.versions import parse_version
 
 SIGNATURE_HEADER = "X-Signature"
 JSON = "application/json"
 BINARY = "application/octet-stream"
+
+
+UPDATE_KIND = "patchify/update/1"
+
+_PATH = re.compile(r"[A-Za-z0-9_.~%+-]+(?:/[A-Za-z0-9_.~%+-]+)*(?:\?[A-Za-z0-9_.~%+=&-]*)?")
 
 
 class MalformedDocumentError(ValueError):
@@ -57,18 +68,158 @@ class VersionHash:
     def parse(cls, body: bytes) -> Self:
         """Read verified bytes. Raises `MalformedDocumentError`."""
         members = _object(body, ("version", "hash"))
-        digest = members["hash"]
-        if not isinstance(digest, str) or decode_hex(digest, 64) is None:
-            raise MalformedDocumentError(f"hash is {digest!r:.80}, not 64 hex digits")
-        return cls(_version(members["version"]), digest.lower())
+        return cls(_version(members["version"]), _sha256(members, "hash"))
 
 
-def _render(members: dict[str, str]) -> bytes:
+@dataclass(frozen=True)
+class Rollout:
+    """The share of the clients, in per cent, that a release is offered to; ``seed`` decides which."""
+
+    percent: int
+    seed: str
+
+
+@dataclass(frozen=True)
+class OfferedRelease:
+    """A release as an update document offers it; see `patchify.releases.Release` for what the attributes mean.
+
+    Attributes:
+        path: Where its file is, relative to the address of the API.
+        rollout: None if it is for everybody.
+    """
+
+    version: Version
+    size: int
+    sha256: str
+    format: str
+    path: str
+    published: datetime
+    notes: str = ""
+    critical: bool = False
+    floor: Version | None = None
+    rollout: Rollout | None = None
+
+    def to_members(self) -> dict[str, Any]:
+        """Return the members of the JSON object, in their order."""
+        return {
+            "version": str(self.version),
+            "size": self.size,
+            "sha256": self.sha256,
+            "format": self.format,
+            "path": self.path,
+            "published": spell_time(self.published),
+            "notes": self.notes,
+            "critical": self.critical,
+            "floor": self.floor and str(self.floor),
+            "rollout": self.rollout and {"percent": self.rollout.percent, "seed": self.rollout.seed},
+        }
+
+    @classmethod
+    def parse(cls, members: object) -> Self:
+        """Read verified members. Raises `MalformedDocumentError`."""
+        found = _members(members, "release")
+        path = _text(found, "path")
+        if not _PATH.fullmatch(path) or any(set(part) == {"."} for part in path.partition("?")[0].split("/")):
+            raise MalformedDocumentError(f"path is {path!r:.80}, not one below the address of the API")
+        floor, rollout = found.get("floor"), found.get("rollout")
+        return cls(
+            version=_version(found.get("version")),
+            size=_whole(found, "size", 1, MOST_SIZE),
+            sha256=_sha256(found, "sha256"),
+            format=_text(found, "format"),
+            path=path,
+            published=_time(found, "published"),
+            notes=_text(found, "notes"),
+            critical=_truth(found, "critical"),
+            floor=None if floor is None else _version(floor),
+            rollout=None if rollout is None else _rollout(_members(rollout, "rollout")),
+        )
+
+
+@dataclass(frozen=True)
+class WithdrawnRelease:
+    """A release that nobody should run any more: its version and its hash."""
+
+    version: Version
+    sha256: str
+
+
+@dataclass(frozen=True)
+class UpdateDocument:
+    """The answer of ``updates/<channel>/<platform>``: all that a client needs to know.
+
+    Attributes:
+        appname, channel, platform: Whom it is for.
+        serial: Of the catalogue that it was made from: never lower than that of an earlier one. It is a time, in
+            milliseconds since 1970, so that it can be told from one that is out of reach.
+        issued, expires: UTC. Before and after it is not to be believed.
+        releases: What is offered, newest first: a client takes the first that it may have.
+        withdrawn: What is to be left, latest first.
+    """
+
+    appname: str
+    channel: str
+    platform: str
+    serial: int
+    issued: datetime
+    expires: datetime
+    releases: tuple[OfferedRelease, ...] = ()
+    withdrawn: tuple[WithdrawnRelease, ...] = ()
+
+    def to_bytes(self) -> bytes:
+        """Render as compact JSON."""
+        return _render(
+            {
+                "kind": UPDATE_KIND,
+                "appname": self.appname,
+                "channel": self.channel,
+                "platform": self.platform,
+                "serial": self.serial,
+                "issued": spell_time(self.issued),
+                "expires": spell_time(self.expires),
+                "releases": [each.to_members() for each in self.releases],
+                "withdrawn": [{"version": str(each.version), "sha256": each.sha256} for each in self.withdrawn],
+            }
+        )
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Read verified bytes. Raises `MalformedDocumentError`."""
+        members = _load(body)
+        if members.get("kind") != UPDATE_KIND:
+            raise MalformedDocumentError(f"its kind is {members.get('kind')!r:.80}, not {UPDATE_KIND}")
+        issued, expires = _time(members, "issued"), _time(members, "expires")
+        if issued >= expires:
+            raise MalformedDocumentError("it expires before it is issued")
+        return cls(
+            appname=_text(members, "appname"),
+            channel=_named(members, "channel", parse_channel),
+            platform=_named(members, "platform", parse_platform),
+            serial=_whole(members, "serial", 1, MOST_SIZE),
+            issued=issued,
+            expires=expires,
+            releases=tuple(OfferedRelease.parse(each) for each in _list(members, "releases")),
+            withdrawn=tuple(
+                WithdrawnRelease(_version(each.get("version")), _sha256(each, "sha256"))
+                for each in (_members(one, "withdrawn release") for one in _list(members, "withdrawn"))
+            ),
+        )
+
+
+def _render(members: dict[str, Any]) -> bytes:
     return json.dumps(members, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _object(body: bytes, keys: tuple[str, ...]) -> dict[str, Any]:
     """Return the JSON object that ``body`` is, if it has exactly these keys."""
+    members = _load(body)
+    if set(members) != set(keys):
+        raise MalformedDocumentError(f"the keys {', '.join(keys)} are expected, not {list(members)!r:.80}")
+    return members
+
+
+def _load(body: bytes) -> dict[str, Any]:
+    """Return the JSON object that ``body`` is."""
     try:
         members = json.loads(body.decode(), object_pairs_hook=_without_duplicates)
     except MalformedDocumentError:
@@ -77,8 +228,6 @@ def _object(body: bytes, keys: tuple[str, ...]) -> dict[str, Any]:
         raise MalformedDocumentError(f"not JSON: {error}") from error
     if not isinstance(members, dict):
         raise MalformedDocumentError(f"a JSON object is expected, not {body[:80]!r}")
-    if set(members) != set(keys):
-        raise MalformedDocumentError(f"the keys {', '.join(keys)} are expected, not {list(members)!r:.80}")
     return members
 
 
@@ -96,3 +245,62 @@ def _version(value: object) -> Version:
         return parse_version(value)
     except InvalidVersionError as error:
         raise MalformedDocumentError(str(error)) from error
+
+
+def _members(value: object, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise MalformedDocumentError(f"a {what} is {value!r:.80}, not a JSON object")
+    return value
+
+
+def _list(members: dict[str, Any], key: str) -> list[Any]:
+    value = members.get(key)
+    if not isinstance(value, list):
+        raise MalformedDocumentError(f"{key} is {value!r:.80}, not a list")
+    return value
+
+
+def _text(members: dict[str, Any], key: str) -> str:
+    value = members.get(key)
+    if not isinstance(value, str):
+        raise MalformedDocumentError(f"{key} is {value!r:.80}, not a text")
+    return value
+
+
+def _truth(members: dict[str, Any], key: str) -> bool:
+    value = members.get(key)
+    if not isinstance(value, bool):
+        raise MalformedDocumentError(f"{key} is {value!r:.80}, neither true nor false")
+    return value
+
+
+def _whole(members: dict[str, Any], key: str, least: int, most: int) -> int:
+    value = members.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise MalformedDocumentError(f"{key} is {value!r:.80}, not a whole number from {least} to {most}")
+    return value
+
+
+def _sha256(members: dict[str, Any], key: str) -> str:
+    digest = _text(members, key)
+    if decode_hex(digest, 64) is None:
+        raise MalformedDocumentError(f"{key} is {digest!r:.80}, not 64 hex digits")
+    return digest.lower()
+
+
+def _time(members: dict[str, Any], key: str) -> datetime:
+    try:
+        return parse_time(_text(members, key))
+    except ValueError as error:
+        raise MalformedDocumentError(f"{key}: {error}") from error
+
+
+def _named(members: dict[str, Any], key: str, parse: Callable[[str], str]) -> str:
+    try:
+        return parse(_text(members, key))
+    except ValueError as error:
+        raise MalformedDocumentError(f"{key}: {error}") from error
+
+
+def _rollout(members: dict[str, Any]) -> Rollout:
+    return Rollout(_whole(members, "percent", 0, 100), _text(members, "seed"))

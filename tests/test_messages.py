@@ -114,7 +114,7 @@ def test_no_depth_of_nesting_gets_past_the_error(depth):
     ("body", "problem"),
     [
         (b'{"version":"1.0.0"}', "the keys version, hash are expected"),
-        (b'{"version":"1.0.0","hash":1}', "hash is 1, not 64 hex digits"),
+        (b'{"version":"1.0.0","hash":1}', "hash is 1, not a text"),
         (b'{"version":"1.0.0","hash":"%s"}' % HASH[1:].encode(), "not 64 hex digits"),
         (b'{"version":"1.0.0","hash":"%sg"}' % HASH[1:].encode(), "not 64 hex digits"),
         (b'{"version":"1.0","hash":"%s"}' % HASH.encode(), "not a SemVer version"),

@@ -24,8 +24,8 @@ from flask.cli import NoAppException, ScriptInfo, pass_script_info
 from patchify.errors import InvalidVersionError, PatchifyError
 from patchify.files import hash_path
 from patchify.keys import SigningKey
+from patchify.releases import Release
 from patchify.server.blueprint import core_of, patchify_bp
-from patchify.server.catalogue import Release
 from patchify.server.core import Core
 from patchify.versions import parse_version, total_order
 
@@ -124,7 +124,7 @@ def _load(info: ScriptInfo) -> Core:
 
 
 def _newest_first(core: Core) -> list[Release]:
-    releases = core.catalogue.releases.values()
+    releases = core.catalogue.snapshot().releases.values()
     return sorted(releases, key=lambda release: total_order(release.version), reverse=True)
 
 

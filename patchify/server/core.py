@@ -22,9 +22,11 @@ from patchify import signals
 from patchify.errors import VersionNotFoundError
 from patchify.keys import encode_signature
 from patchify.messages import LatestVersion, VersionHash
-from patchify.server.catalogue import Catalogue, Release
+from patchify.releases import Placement, Release, ReleaseState, now
+from patchify.server.catalogue import FixedCatalogue
 from patchify.server.config import Config
 from patchify.server.storage import FolderStorage
+from patchify.versions import newest, parse_version
 
 _log = logging.getLogger(__name__)
 
@@ -56,15 +58,20 @@ class Core:
             ReleaseMissingError, ReleaseUnreadableError, ReleaseInvalidError: naming version and path.
         """
         self.config = config
-        self.catalogue = Catalogue(config.hashes)
+        moment = now()
+        live = Placement("stable", ReleaseState.LIVE, since=moment, changed=moment)
+        self.catalogue = FixedCatalogue(
+            Release(parse_version(version), sha256, placements=(live,)) for version, sha256 in config.hashes.items()
+        )
+        self._latest = newest([each.version for each in self.catalogue.snapshot().releases.values()])
         self.storage = FolderStorage(config.folder, config.appname)
         self._hash_documents: dict[str, SignedDocument] = {}
         self._check(progress)
-        self.latest_document = self._sign(LatestVersion(self.catalogue.latest).to_bytes())
+        self.latest_document = self._sign(LatestVersion(self._latest).to_bytes())
 
     def latest_version(self) -> Version:
         """Return the highest version by SemVer precedence, pre-releases included; 0.0.0 if there is none."""
-        return self.catalogue.latest
+        return self._latest
 
     def versions(self) -> Mapping[str, str]:
         """Return every version with the SHA-256 (lower-case hex) of its file."""
@@ -73,7 +80,7 @@ class Core:
     def release_file(self, version: Version | str) -> Path | None:
         """Return the path of a version's file, or None if there is no such version. The file is not looked at."""
         try:
-            return self.storage.path(self.catalogue.find(version))
+            return self.storage.path(self.catalogue.snapshot().find(version))
         except VersionNotFoundError:
             return None
 
@@ -85,7 +92,7 @@ class Core:
         """
         document = self._hash_documents.get(version)
         if document is None:
-            release = self.catalogue.find(version)
+            release = self.catalogue.snapshot().find(version)
             document = self._sign(VersionHash(release.version, release.sha256).to_bytes())
             self._hash_documents[str(release.version)] = document
         return document
@@ -97,14 +104,14 @@ class Core:
             InvalidVersionError, VersionNotFoundError: there is no such version.
             ReleaseMissingError, ReleaseUnreadableError, ReleaseInvalidError: it changed on disk since the start.
         """
-        release = self.catalogue.find(version)
+        release = self.catalogue.snapshot().find(version)
         return release, self.storage.open(release)
 
     def _sign(self, body: bytes) -> SignedDocument:
         return SignedDocument(body, encode_signature(self.config.signing_key.sign(body)))
 
     def _check(self, progress: CheckProgress | None) -> None:
-        releases = self.catalogue.releases.values()
+        releases = self.catalogue.snapshot().releases.values()
         sizes = {release: self.storage.size(release) for release in releases}
         meter = _Meter(sum(sizes.values()), progress)
         started = time.monotonic()
@@ -121,7 +128,7 @@ class Core:
             len(releases),
             meter.total,
             time.monotonic() - started,
-            self.catalogue.latest,
+            self._latest,
             self.config.signing_key.verifying_key.to_hex(),
         )
         signals.emit(signals.releases_checked, self, releases=len(releases), size=meter.total)

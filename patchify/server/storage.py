@@ -14,7 +14,7 @@ from pathlib import Path
 
 from patchify.errors import ReleaseInvalidError, ReleaseMissingError, ReleaseUnreadableError
 from patchify.files import Progress, hash_file
-from patchify.server.catalogue import Release
+from patchify.releases import Release
 
 _Identity = tuple[int, int, int, int, int]
 

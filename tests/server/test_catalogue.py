@@ -1,41 +1,72 @@
+from datetime import UTC, datetime
+
 import pytest
 from semver import Version
 
 from patchify.errors import InvalidVersionError, VersionNotFoundError
-from patchify.server.catalogue import Catalogue
+from patchify.releases import Placement, Release, ReleaseState
+from patchify.server.catalogue import Snapshot
+from patchify.versions import parse_version
 
+MOMENT = datetime(2026, 11, 23, 18, tzinfo=UTC)
 HASHES = {"1.0.0": "aa" * 32, "1.0.0+b1": "bb" * 32, "1.0.0+b2": "cc" * 32, "2.0.0-rc.1": "dd" * 32}
 
 
-def test_a_release_is_found_by_text_and_by_version():
-    catalogue = Catalogue(HASHES)
-    assert catalogue.find("2.0.0-rc.1") is catalogue.find(Version.parse("2.0.0-rc.1"))
-    assert catalogue.find("2.0.0-rc.1").sha256 == "dd" * 32
+def release(version, sha256="aa" * 32, state=ReleaseState.LIVE, channel="stable", **members):
+    placement = Placement(channel, state, since=MOMENT, changed=MOMENT)
+    return Release(parse_version(version), sha256, placements=(placement,), **members)
 
 
-def test_build_metadata_is_part_of_the_name():
-    catalogue = Catalogue(HASHES)
-    assert [catalogue.find(name).sha256[:2] for name in ("1.0.0", "1.0.0+b1", "1.0.0+b2")] == ["aa", "bb", "cc"]
+@pytest.fixture
+def snapshot():
+    return Snapshot(release(version, sha256) for version, sha256 in HASHES.items())
+
+
+def test_a_release_is_found_by_text_and_by_version(snapshot):
+    assert snapshot.find("2.0.0-rc.1") is snapshot.find(Version.parse("2.0.0-rc.1"))
+    assert snapshot.find("2.0.0-rc.1").sha256 == "dd" * 32
+
+
+def test_build_metadata_is_part_of_the_name(snapshot):
+    assert [snapshot.find(name).sha256[:2] for name in ("1.0.0", "1.0.0+b1", "1.0.0+b2")] == ["aa", "bb", "cc"]
     with pytest.raises(VersionNotFoundError, match=r"^Version 1\.0\.0\+b3 not found$"):
-        catalogue.find("1.0.0+b3")
+        snapshot.find("1.0.0+b3")
 
 
-def test_pre_releases_count_for_the_latest():
-    assert str(Catalogue(HASHES).latest) == "2.0.0-rc.1"
-
-
-def test_without_releases_the_latest_is_0_0_0_and_does_not_exist():
-    catalogue = Catalogue({})
-    assert str(catalogue.latest) == "0.0.0"
-    with pytest.raises(VersionNotFoundError):
-        catalogue.find(catalogue.latest)
-
-
-def test_what_is_no_version_is_not_looked_for():
+def test_what_is_no_version_is_not_looked_for(snapshot):
     with pytest.raises(InvalidVersionError):
-        Catalogue(HASHES).find("../1.0.0")
+        snapshot.find("../1.0.0")
 
 
-def test_a_catalogue_does_not_change():
+def test_a_snapshot_does_not_change(snapshot):
     with pytest.raises(TypeError):
-        Catalogue(HASHES).releases["3.0.0"] = None
+        snapshot.releases["3.0.0", "any"] = None
+
+
+@pytest.mark.parametrize(("state", "there"), [("live", True), ("paused", True), ("draft", False), ("withdrawn", False)])
+def test_drafts_and_what_was_withdrawn_are_not_found(state, there):
+    snapshot = Snapshot([release("1.0.0", state=ReleaseState(state))])
+    if there:
+        assert str(snapshot.find("1.0.0")) == "1.0.0"
+    else:
+        with pytest.raises(VersionNotFoundError):
+            snapshot.find("1.0.0")
+
+
+def test_of_each_version_the_best_build_for_a_platform_is_found():
+    builds = [release("1.0.0", platform=each) for each in ("any", "macos-arm64", "macos-universal")]
+    snapshot = Snapshot([*builds, release("2.0.0", platform="linux-x86_64"), release("0.9.0")])
+    found = {
+        platform: [f"{each.version} {each.platform}" for each in snapshot.placed("stable", platform)]
+        for platform in ("macos-arm64", "macos-x86_64", "linux-x86_64", "any")
+    }
+    assert found == {
+        "macos-arm64": ["1.0.0 macos-arm64", "0.9.0 any"],
+        "macos-x86_64": ["1.0.0 macos-universal", "0.9.0 any"],
+        "linux-x86_64": ["2.0.0 linux-x86_64", "1.0.0 any", "0.9.0 any"],
+        "any": ["1.0.0 any", "0.9.0 any"],
+    }
+    assert snapshot.find("1.0.0", "macos-arm64").platform == "macos-arm64"
+    assert list(snapshot.placed("beta", "any")) == []
+    assert snapshot.channels == {"stable"}
+    assert snapshot.platforms == {"any", "macos-arm64", "macos-universal", "linux-x86_64"}

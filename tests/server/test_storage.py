@@ -7,16 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from patchify.errors import ReleaseInvalidError, ReleaseMissingError, ReleaseUnreadableError
+from patchify.releases import Release
 from patchify.server import storage as storage_module
-from patchify.server.catalogue import Catalogue
 from patchify.server.storage import FolderStorage
+from patchify.versions import parse_version
 from tests.running import PATIENCE
 
 CONTENT = b"content of the release"
 
 
 def release(version="1.0.0", content=CONTENT):
-    return Catalogue({version: hashlib.sha256(content).hexdigest()}).find(version)
+    return Release(parse_version(version), hashlib.sha256(content).hexdigest())
 
 
 @pytest.fixture
