@@ -228,6 +228,81 @@ class FileChangedError(PublicationError):
         self.path = path
 
 
+class UnreadableFileError(PublicationError):
+    """The file to publish cannot be read, or is no release. Attribute: ``path``."""
+
+    def __init__(self, path: Path | str, problem: str) -> None:
+        super().__init__(f"{path} cannot be published: {problem}")
+        self.path = path
+
+
+class StorageUnavailableError(UnavailableError):
+    """The folder of the releases cannot be changed now: disk full, no permission. Attributes: ``path``, ``errno``."""
+
+    def __init__(self, path: Path | str, cause: OSError) -> None:
+        super().__init__(f"{path} cannot be changed now: {cause.strerror or cause}")
+        self.path = path
+        self.errno = cause.errno
+
+
+class PublishingRefusedError(RejectedError):
+    """The server lets nobody publish this way: wrong token, no TLS, not switched on. Attribute: ``status`` (HTTP)."""
+
+    def __init__(self, problem: str, status: int) -> None:
+        super().__init__(problem)
+        self.status = status
+
+
+class TooManyAttemptsError(UnavailableError):
+    """Wrong tokens came from this address too often. Attribute: ``retry_after`` (seconds)."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(f"too many wrong tokens came from this address: try again in {retry_after:.0f} s")
+        self.retry_after = retry_after
+
+
+class UploadTooLargeError(PublicationError):
+    """A file is larger than the server takes. Attributes: ``size``, ``limit`` (bytes)."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"{size} bytes are too many: the server takes files up to {limit} bytes (max_upload)")
+        self.size = size
+        self.limit = limit
+
+
+class UploadOffsetError(UnavailableError):
+    """An upload does not go on where it ended, or is not whole yet. Attribute: ``offset`` (bytes that are there)."""
+
+    def __init__(self, sha256: str, offset: int) -> None:
+        super().__init__(f"of the upload {sha256} {offset} bytes are there: it goes on from there")
+        self.offset = offset
+
+
+class UploadBusyError(UnavailableError):
+    """Another request writes the same upload just now."""
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(f"the upload {sha256} is being written by another request")
+
+
+class UploadDamagedError(UnavailableError):
+    """What arrived is not what was announced; it was thrown away. Attributes: ``expected``, ``found`` (SHA-256)."""
+
+    def __init__(self, *, expected: str, found: str) -> None:
+        super().__init__(f"what arrived has SHA-256 {found}, but {expected} was announced: send it again")
+        self.expected = expected
+        self.found = found
+
+
+class PublishingFailedError(UnavailableError):
+    """The server could not do what a publisher asked for now. Attributes: ``url``, ``retry_after`` (s, or None)."""
+
+    def __init__(self, url: str, problem: str, retry_after: float | None = None) -> None:
+        super().__init__(f"{url}: {problem}")
+        self.url = url
+        self.retry_after = retry_after
+
+
 # What came over the network -------------------------------------------------------------------------------------------
 
 

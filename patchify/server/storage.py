@@ -1,21 +1,37 @@
-"""Where the bytes of the releases are: a flat folder of files named ``appname-version``.
+"""Where the bytes of the releases are: a flat folder of files, ``appname-version`` or ``appname-version@platform``.
 
 What was checked is remembered by the file's identity (device, inode, size, times). A file that is not the checked one
-any more is hashed anew before a byte of it goes out, and refused if it is not the release.
+any more is hashed anew before a byte of it goes out, and refused if it is not the release. What is on its way into the
+folder waits in a folder inside of it, so that one rename brings it to its place.
 """
 
 from __future__ import annotations
 
+import lzma
 import os
 import stat
+import sys
+import tarfile
 import threading
+import zlib
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
+from typing import Protocol
 
-from patchify.errors import ReleaseInvalidError, ReleaseMissingError, ReleaseUnreadableError
-from patchify.files import Progress, hash_file
+from patchify.errors import (
+    InvalidVersionError,
+    ReleaseInvalidError,
+    ReleaseMissingError,
+    ReleaseUnreadableError,
+    StorageUnavailableError,
+)
+from patchify.files import Progress, hash_file, sync_folder
+from patchify.platforms import ANY, parse_platform
 from patchify.releases import Release
+from patchify.versions import parse_version
 
+_INCOMING = ".incoming"
 _Identity = tuple[int, int, int, int, int]
 
 
@@ -25,12 +41,23 @@ class FolderStorage:
     def __init__(self, folder: Path, appname: str) -> None:
         self._folder = folder
         self._appname = appname
-        self._found: dict[str, tuple[_Identity, str]] = {}  # by version: which file was hashed last, and its hash
-        self._locks: dict[str, threading.Lock] = {}  # one thread hashes a changed file, others wait for what it finds
+        self._found: dict[tuple[str, str], tuple[_Identity, str]] = {}  # by name: which file was hashed last, its hash
+        self._locks: dict[tuple[str, str], threading.Lock] = {}  # one thread hashes, others wait for what it finds
+
+    @property
+    def folder(self) -> Path:
+        """The folder."""
+        return self._folder
+
+    @property
+    def incoming(self) -> Path:
+        """The folder of what is on its way, in the same file system; it may not be there yet."""
+        return self._folder / _INCOMING
 
     def path(self, release: Release) -> Path:
         """Return where the file of ``release`` is, or should be."""
-        return self._folder / f"{self._appname}-{release.version}"
+        suffix = "" if release.platform == ANY else f"@{release.platform}"  # no version has an @ in it
+        return self._folder / f"{self._appname}-{release.version}{suffix}"
 
     def size(self, release: Release) -> int:
         """Return the size of the file in bytes, 0 if there is none."""
@@ -38,6 +65,38 @@ class FolderStorage:
             return self.path(release).stat().st_size
         except OSError:
             return 0
+
+    def files(self) -> dict[tuple[str, str], Path]:
+        """Return the files that are named as releases, by version and platform. Raises `StorageUnavailableError`."""
+        try:
+            with os.scandir(self._folder) as entries:
+                paths = [Path(entry) for entry in entries if entry.is_file(follow_symlinks=False)]
+        except OSError as error:
+            raise StorageUnavailableError(self._folder, error) from error
+        named = ((self._name_of(path), path) for path in sorted(paths))
+        return {name: path for name, path in named if name is not None}
+
+    def make_incoming(self) -> Path:
+        """Return the folder `incoming`, made if it was not there. Raises `StorageUnavailableError`."""
+        try:
+            os.makedirs(self.incoming, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StorageUnavailableError(self.incoming, error) from error
+        return self.incoming
+
+    def place(self, staged: Path, release: Release) -> None:
+        """Move a file from `incoming` to where the one of ``release`` belongs, durably; all may read it then.
+
+        Raises:
+            StorageUnavailableError: it may have been moved or not.
+        """
+        path = self.path(release)
+        try:
+            os.chmod(staged, 0o644)
+            os.replace(staged, path)
+            sync_folder(self._folder)
+        except OSError as error:
+            raise StorageUnavailableError(path, error) from error
 
     def check(self, release: Release, progress: Progress | None = None) -> None:
         """Hash the file of ``release`` and remember it as checked.
@@ -51,16 +110,25 @@ class FolderStorage:
     def open(self, release: Release) -> FileIO:
         """Open the file of ``release``, which is the checked one; the caller closes it. Raises as `check`."""
         file = self._open(release)
-        name = str(release.version)
         try:
-            if self._found.get(name) != (self._identity(file), release.sha256):
-                with self._locks.setdefault(name, threading.Lock()):
+            if self._found.get(release.name) != (self._identity(file), release.sha256):
+                with self._locks.setdefault(release.name, threading.Lock()):
                     self._verify(release, file)
                 file.seek(0)
         except BaseException:
             file.close()
             raise
         return file
+
+    def _name_of(self, path: Path) -> tuple[str, str] | None:
+        """Return the version and platform that a file is named as, None if its name is no release's."""
+        rest = path.name.removeprefix(f"{self._appname}-")
+        version, at, platform = rest.partition("@")
+        try:
+            name = str(parse_version(version)), parse_platform(platform) if at else ANY
+        except (InvalidVersionError, ValueError):
+            return None
+        return None if rest == path.name or (at and platform == ANY) else name
 
     def _open(self, release: Release) -> FileIO:
         path = self.path(release)
@@ -77,22 +145,123 @@ class FolderStorage:
         return FileIO(descriptor)
 
     def _verify(self, release: Release, file: FileIO, progress: Progress | None = None) -> None:
-        name = str(release.version)
-        identity, found = self._found.get(name, (None, ""))
+        identity, found = self._found.get(release.name, (None, ""))
         if identity != self._identity(file):  # a file that was found wrong is not hashed anew for each request, either
             identity = self._identity(file)
             try:
                 found = hash_file(file, progress)
             except OSError as error:
-                raise ReleaseUnreadableError(name, self.path(release), str(error.strerror)) from error
+                raise ReleaseUnreadableError(str(release.version), self.path(release), str(error.strerror)) from error
             if identity != self._identity(file):
                 found = "none: it changes while it is read"
             else:
-                self._found[name] = (identity, found)
+                self._found[release.name] = (identity, found)
         if found != release.sha256:
-            raise ReleaseInvalidError(name, self.path(release), expected=release.sha256, found=found)
+            raise ReleaseInvalidError(str(release.version), self.path(release), expected=release.sha256, found=found)
 
     @staticmethod
     def _identity(file: FileIO) -> _Identity:
         found = os.fstat(file.fileno())
         return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+# What the bytes are ---------------------------------------------------------------------------------------------------
+
+_HEADER = tarfile.BLOCKSIZE
+_PIECE = 64 * 1024  # bytes read at once
+_FURTHEST = 1024 * 1024  # bytes in which a header of a compressed archive begins and ends; a block of zstd has 128 KiB
+_XZ_MEMORY = 256 * 1024 * 1024  # bytes, as the client allows
+
+
+def detect_format(file: Path | FileIO) -> str:
+    """Return what the bytes of a release are, one of `patchify.releases.FORMATS`.
+
+    Something compressed is an archive only if it begins as a tar archive does when decompressed; compressed with zstd, it
+    is taken for one where nothing is installed that decompresses this. All else is a program: ``file``.
+
+    Args:
+        file: A path, or an open, unbuffered file, which is at its start again afterwards.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if isinstance(file, Path):
+        with FileIO(file) as opened:
+            return detect_format(opened)
+    file.seek(0)
+    start = file.read(_HEADER)
+    file.seek(0)
+    found = "tar" if _is_header(start) else _compressed(file, start)
+    file.seek(0)
+    return found
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+def _compressed(file: FileIO, start: bytes) -> str:
+    decompressor: _Decompressor | None
+    if start.startswith(b"\x1f\x8b"):
+        name, decompressor = "tar.gz", _Gzip()
+    elif start.startswith(b"\xfd7zXZ\0"):
+        name, decompressor = "tar.xz", lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+    elif start.startswith(b"\x28\xb5\x2f\xfd"):
+        name, decompressor = "tar.zst", _zstd()
+    else:
+        return "file"
+    return name if decompressor is None or _is_header(_decompressed(file, decompressor)) else "file"
+
+
+class _Gzip:
+    """`zlib` in the shape of the others; what it holds back is fed to it again."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(wbits=31)
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
+
+
+def _zstd() -> _Decompressor | None:
+    try:
+        if sys.version_info >= (3, 14):  # pragma: no cover - the other branch has the same names
+            from compression import zstd  # noqa: PLC0415 - not every server needs it
+        else:
+            from backports import zstd  # noqa: PLC0415
+    except ImportError:
+        return None
+    return zstd.ZstdDecompressor()
+
+
+def _decompressed(file: FileIO, decompressor: _Decompressor) -> bytes:
+    """Return the first bytes that the file decompresses to, fewer or none if it is damaged or ends."""
+    found = b""
+    try:
+        for piece in _pieces(file):
+            if decompressor.eof or len(found) == _HEADER:
+                break
+            found += decompressor.decompress(piece, _HEADER - len(found))
+    except Exception:  # each has an error of its own, and what is damaged is no archive
+        return b""
+    return found
+
+
+def _pieces(file: FileIO) -> Iterator[bytes]:
+    for _ in range(_FURTHEST // _PIECE):
+        yield file.read(_PIECE)
+
+
+def _is_header(block: bytes) -> bool:
+    """Return whether a block is the header of a tar archive: its checksum says so, whatever the kind of archive."""
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
