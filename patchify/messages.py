@@ -185,7 +185,7 @@ class UpdateDocument:
     @classmethod
     def parse(cls, body: bytes) -> Self:
         """Read verified bytes. Raises `MalformedDocumentError`."""
-        members = _load(body)
+        members = load_object(body)
         if members.get("kind") != UPDATE_KIND:
             raise MalformedDocumentError(f"its kind is {members.get('kind')!r:.80}, not {UPDATE_KIND}")
         issued, expires = _time(members, "issued"), _time(members, "expires")
@@ -212,13 +212,13 @@ def _render(members: dict[str, Any]) -> bytes:
 
 def _object(body: bytes, keys: tuple[str, ...]) -> dict[str, Any]:
     """Return the JSON object that ``body`` is, if it has exactly these keys."""
-    members = _load(body)
+    members = load_object(body)
     if set(members) != set(keys):
         raise MalformedDocumentError(f"the keys {', '.join(keys)} are expected, not {list(members)!r:.80}")
     return members
 
 
-def _load(body: bytes) -> dict[str, Any]:
+def load_object(body: bytes) -> dict[str, Any]:
     """Return the JSON object that ``body`` is."""
     try:
         members = json.loads(body.decode(), object_pairs_hook=_without_duplicates)

@@ -32,7 +32,13 @@ release_failed = _namespace.signal("release-failed", "A release could not be ser
 # Client; the sender is the `Updater` ---------------------------------------------------------------------------------
 
 status_changed = _namespace.signal("status-changed", "The updater has a new ``status``.")
-update_available = _namespace.signal("update-available", "A check found the newer ``version``.")
+update_available = _namespace.signal(
+    "update-available", "A check found the newer ``version``; ``offer`` tells its size, notes and more."
+)
+version_withdrawn = _namespace.signal(
+    "version-withdrawn",
+    "The ``version`` that runs was withdrawn; ``replacement`` is what it can be replaced by here, or None.",
+)
 update_failed = _namespace.signal(
     "update-failed", "A check or an update ended early: ``error``, a `PatchifyError`. The updater is idle again."
 )

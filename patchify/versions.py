@@ -7,8 +7,10 @@ versions that differ only there are equal to Python: where a version is a *name*
 
 from __future__ import annotations
 
+import re
 import string
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from semver import Version
 
@@ -48,6 +50,36 @@ def total_order(version: Version) -> tuple[Any, ...]:
 def newest(versions: list[Version]) -> Version:
     """Return the highest version in the total order, the answer that the original gives, or 0.0.0 if there is none."""
     return max(versions, key=total_order, default=Version(0))
+
+
+_COMPARISON = re.compile(r"(>=|<=|==|!=|>|<|)\s*(.*)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class VersionRange:
+    """Which versions are meant: comparisons that must all hold, by SemVer precedence."""
+
+    comparisons: tuple[tuple[str, Version], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``1.4.2``, which is that version alone, or ``>=1.4.0,<2.0.0``.
+
+        Raises:
+            InvalidVersionError: a part of it is no version.
+        """
+        comparisons = []
+        for part in text.split(","):
+            found = _COMPARISON.fullmatch(part.strip())
+            operator, version = found.groups() if found else ("", part)
+            comparisons.append((operator or "==", parse_version(version)))
+        return cls(tuple(comparisons))
+
+    def __contains__(self, version: Version) -> bool:
+        return all(version.match(f"{operator}{other}") for operator, other in self.comparisons)
+
+    def __str__(self) -> str:
+        return ",".join(f"{operator}{version}".removeprefix("==") for operator, version in self.comparisons)
 
 
 def _build_order(build: str) -> list[tuple[Any, ...]]:

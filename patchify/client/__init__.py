@@ -8,7 +8,8 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("patchify.client", "", error.name) from error
 
-from patchify.client.config import Automatic, Config, Health
+from patchify.client.choices import Choices
+from patchify.client.config import Automatic, Config, Health, UpdateDocuments
 from patchify.client.file_installer import FileInstaller
 from patchify.client.folder_installer import FolderInstaller
 from patchify.client.installer import Installer
@@ -20,12 +21,14 @@ from patchify.client.restarter import (
     gunicorn_restart,
     spawn_restart,
 )
+from patchify.client.source import Offer
 from patchify.client.status import Checking, Downloading, Idle, Installing, PendingRestart, Restarting, Status
 from patchify.client.updater import Updater
 
 __all__ = [
     "Automatic",
     "Checking",
+    "Choices",
     "Config",
     "Downloading",
     "FileInstaller",
@@ -35,10 +38,12 @@ __all__ = [
     "Installer",
     "Installing",
     "Launch",
+    "Offer",
     "PendingRestart",
     "Restarter",
     "Restarting",
     "Status",
+    "UpdateDocuments",
     "Updater",
     "exec_restart",
     "exit_restart",

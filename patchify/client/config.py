@@ -15,14 +15,20 @@ from semver import Version
 
 from patchify.errors import ConfigError, InvalidKeyError, InvalidVersionError
 from patchify.keys import VerifyingKey
-from patchify.versions import parse_version
+from patchify.platforms import detect, parse_platform
+from patchify.releases import STABLE, parse_channel
+from patchify.versions import VersionRange, parse_version
 
 _LONGEST = timedelta(days=1000)  # more is a mistake of units, and what waits cannot wait for ever
 _LARGEST = 1e8  # of whatever unit, likewise
 _EXAMPLES = {"api": "https://updates.example.com/api/", "health": "http://127.0.0.1:8000/health"}
 _SECOND = timedelta(seconds=1)
+_MINUTE = timedelta(minutes=1)
+_OPTIONAL = ("check_interval", "least_interval", "restart_wait_ceiling")
 _DURATIONS = {  # and the shortest that makes sense
     "check_interval": _SECOND,
+    "least_interval": timedelta(),
+    "clock_tolerance": timedelta(),
     "restart_wait_ceiling": timedelta(),
     "trial_period": timedelta(),
     "trial_timeout": _SECOND,
@@ -36,6 +42,10 @@ Automatic = Literal["check", "download", "stage", "restart"]
 """How far the updater goes by itself; what lies beyond is left to the host's own calls."""
 
 
+UpdateDocuments = Literal["auto", "required", "never"]
+"""Whether the updater asks for update documents: where the server has them, only for them, or not at all."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """The configuration of an updater.
@@ -44,9 +54,23 @@ class Config:
         version: The SemVer version of the running program.
         api: URL of the update API, with or without a trailing slash; a path prefix is kept.
         key: The server's Ed25519 public key: a `VerifyingKey` or 64 hex digits.
+        appname: Name of the application. Default: that of the first update document that is accepted, from then on.
+        channel: Which releases it is to get, unless its user chooses another channel. Default ``"stable"``.
+        platform: What it runs on, as `patchify.platforms` has it. Default: found out.
+        pin: Only versions in this range: ``"1.4.2"``, or ``">=1.4.0,<2.0.0"``. Default: all.
+        prereleases: Whether versions such as 2.0.0-rc.1 are for it. Default: only outside of the channel ``stable``, or
+            while one runs. It holds for update documents; with the original protocol they are unless it says no.
+        allow_downgrade: Go back to an older version if the one that runs was withdrawn. Default no.
+        update_documents: ``"auto"``, use them if the server has them, and nothing else once it had them (the default);
+            ``"required"``, use nothing else; ``"never"``, use the original protocol, whose answers can be replayed.
+        clock_tolerance: How far the clocks of server and client may differ. Default 10 minutes.
+        reports: Tell the server how updates went. Default no.
+        report_installation: Put the random id of this installation into these reports. Default no.
         check_on_startup: Check at once when the updater starts. Default no.
         check_interval: How often to check, a second at least; each wait is up to a tenth longer or shorter. Default
             never.
+        least_interval: Automatic checks are not closer together than this, whoever made the last one: also a process
+            before this one that crashed. Default: the interval, but a minute at most.
         automatic: How far to go by itself: ``"check"``, ``"download"``, ``"stage"`` or ``"restart"`` (the default).
         executable: The file to replace, or the folder, or the symbolic link to it, if the program is more than one
             file. Default: the running PyInstaller program, zipapp or script.
@@ -81,8 +105,19 @@ class Config:
     version: Version | str
     api: str
     key: VerifyingKey | str
+    appname: str | None = None
+    channel: str = STABLE
+    platform: str = field(default_factory=detect)
+    pin: str | None = None
+    prereleases: bool | None = None
+    allow_downgrade: bool = False
+    update_documents: UpdateDocuments = "auto"
+    clock_tolerance: timedelta = timedelta(minutes=10)
+    reports: bool = False
+    report_installation: bool = False
     check_on_startup: bool = False
     check_interval: timedelta | None = None
+    least_interval: timedelta | None = None
     automatic: Automatic = "restart"
     executable: str | os.PathLike[str] | None = None
     restart_wait_ceiling: timedelta | None = None
@@ -112,8 +147,13 @@ class Config:
         _set(self, "current", _version(self.version))
         _set(self, "verifying_key", _key(self.key))
         _set(self, "api", _api(self.api))
-        if self.automatic not in get_args(Automatic):
-            raise ConfigError("automatic", f"{self.automatic!r} is none of {', '.join(get_args(Automatic))}")
+        for name, kind in (("automatic", Automatic), ("update_documents", UpdateDocuments)):
+            if getattr(self, name) not in get_args(kind):
+                raise ConfigError(name, f"{getattr(self, name)!r} is none of {', '.join(get_args(kind))}")
+        if self.appname is not None and (not isinstance(self.appname, str) or not self.appname):
+            raise ConfigError("appname", f"{self.appname!r} is not a name")
+        for name, parse in (("channel", parse_channel), ("platform", parse_platform), ("pin", VersionRange.parse)):
+            _check_text(name, getattr(self, name), parse)
         _check_durations(self)
         _check_numbers(self)
         if self.smoke_test is not None:
@@ -124,16 +164,30 @@ class Config:
             _set(self, "executable", _path(self.executable))
 
 
+def _check_text(name: str, value: object, parse: Callable[[str], object]) -> None:
+    if value is None and name == "pin":
+        return
+    if not isinstance(value, str):
+        raise ConfigError(name, f"{value!r:.80} is not a text")
+    try:
+        parse(value)
+    except ValueError as error:
+        raise ConfigError(name, str(error)) from error
+
+
 def _check_durations(config: Config) -> None:
     for name, least in _DURATIONS.items():
         value = getattr(config, name)
-        if value is None and name in ("check_interval", "restart_wait_ceiling"):
+        if value is None and name in _OPTIONAL:
             continue
         if not isinstance(value, timedelta) or not least <= value <= _LONGEST:
             bounds = f"{least.total_seconds():g} s to {_LONGEST.days} days"
             raise ConfigError(name, f"{value!r} is not a timedelta of {bounds}")
     if config.trial_timeout <= config.trial_period:
         raise ConfigError("trial_timeout", f"{config.trial_timeout} is not longer than trial_period")
+
+    if config.least_interval is None:
+        _set(config, "least_interval", min(config.check_interval or _MINUTE, _MINUTE))
 
 
 def _check_numbers(config: Config) -> None:

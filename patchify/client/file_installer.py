@@ -37,6 +37,8 @@ class FileInstaller(Installer):
         executable: The program; a symbolic link is followed once, here.
     """
 
+    formats = frozenset({"file"})
+
     def __init__(self, executable: Path) -> None:
         with as_error(UnableToObtainExecutableError, executable):
             path = os.path.realpath(executable)

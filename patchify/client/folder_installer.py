@@ -52,6 +52,8 @@ class FolderInstaller(Installer):
         max_unpacked: MiB; the largest content.
     """
 
+    formats = frozenset({"tar", "tar.gz", "tar.xz", "tar.zst"})
+
     def __init__(self, path: Path, *, max_ratio: int = 200, max_unpacked: int = 16384) -> None:
         super().__init__(Path(os.path.abspath(path)))
         self.versions = self.folder / VERSIONS

@@ -21,7 +21,9 @@ from pathlib import Path
 
 from semver import Version
 
+from patchify.client import memory as _memory
 from patchify.client.locks import Locks, watched
+from patchify.client.memory import Memory
 from patchify.client.points import reach
 from patchify.client.processes import MEANT, born_at
 from patchify.client.restarter import Launch
@@ -70,7 +72,11 @@ class Installer(ABC):
         self.path = path
         self.folder = path.parent / f".{path.name}.patchify"
         self.state_path = self.folder / "state.json"
+        self.memory_path = self.folder / "memory.json"
         self._locks = Locks(self.folder, path)
+
+    formats: frozenset[str]
+    """What a release of this kind may be; see `patchify.releases.FORMATS`."""
 
     # What a kind of program decides -----------------------------------------------------------------------------------
 
@@ -154,6 +160,14 @@ class Installer(ABC):
         """Remember ``state`` durably, and return it. Raises `UnableToWriteStateError`."""
         save(self.state_path, state)
         return state
+
+    def memory(self) -> Memory:
+        """Return what is remembered from one update to the next. Raises `UnableToReadFileError`. No lock is needed."""
+        return _memory.load(self.memory_path)
+
+    def remember(self, memory: Memory) -> None:
+        """Replace what is remembered, durably. Raises `UnableToWriteStateError`."""
+        _memory.save(self.memory_path, memory)
 
     def note(self, error: str) -> None:
         """Remember that the server was asked just now, and what went wrong; if that cannot be, it is let be."""

@@ -266,13 +266,13 @@ def read(path: Path) -> State | None:
     except (IsADirectoryError, *_UNUSABLE) as error:
         problem: Exception = error
     except OSError as error:
-        if not (isinstance(error, PermissionError) and _forbids(path)):
+        if not (isinstance(error, PermissionError) and forbids(path)):
             raise UnableToReadFileError(path, error) from error
         problem = error
     raise UnusableStateError(f"{path} is not usable and counts as not there: {problem!r}") from problem
 
 
-def _forbids(path: Path) -> bool:
+def forbids(path: Path) -> bool:
     """Return whether a file itself is why it cannot be read, and not what happens to it, as by a scanner on Windows."""
     try:
         found = path.lstat()

@@ -109,7 +109,20 @@ class Transport:
         with _naming(version):
             return self._retry(lambda: self._document(f"hashes/{_quoted(version)}"))
 
-    def release(self, version: str, sha256: str, part: Part, progress: Callable[[int, int], None]) -> None:
+    def update(self, channel: str, platform: str) -> SignedAnswer:
+        """Ask for the update document. Raises as `latest`; `HttpError` with status 404 if there is none."""
+        return self._retry(lambda: self._document(f"updates/{channel}/{platform}"))
+
+    def release(
+        self,
+        version: str,
+        sha256: str,
+        part: Part,
+        progress: Callable[[int, int], None],
+        *,
+        path: str | None = None,
+        size: int | None = None,
+    ) -> None:
         """Download the file of a version to the end of ``part``, which may hold its beginning already.
 
         Args:
@@ -117,15 +130,18 @@ class Transport:
             sha256: Its hash, which is the ETag that our server gives it.
             part: Where to.
             progress: Called with the bytes that are there and the bytes that will be.
+            path: Where it is below the address of the API. Default: where the original protocol has it.
+            size: Its signed size in bytes. Default: whatever the server says.
 
         Raises:
             AnswerError, ConnectionFailedError, VersionNotFoundError, FileOperationError: what arrived is kept in
                 ``part``, so that a later attempt can go on from there.
         """
         deadline = Deadline(self._config.release_timeout)
-        download = _Download(part, sha256, progress)
+        download = _Download(part, sha256, progress, size)
+        path = path or f"releases/{_quoted(version)}"
         with _naming(version):
-            self._retry(lambda: self._fetch(version, download, deadline), lambda: part.size)
+            self._retry(lambda: self._fetch(path, download, deadline), lambda: part.size)
 
     def _retry(self, attempt: Callable[[], Result], progress: Callable[[], int] = lambda: 0) -> Result:
         """Return what ``attempt`` returns; repeat it while it does not get through, longer if it makes progress."""
@@ -160,8 +176,7 @@ class Transport:
                     raise TooMuchDataError(response.url, limit, "the largest document allowed (max_document)")
             return SignedAnswer(response.url, body, response.headers.get(SIGNATURE_HEADER))
 
-    def _fetch(self, version: str, download: _Download, deadline: Deadline) -> None:
-        path = f"releases/{_quoted(version)}"
+    def _fetch(self, path: str, download: _Download, deadline: Deadline) -> None:
         with self._bounded(deadline), closing(self._get(path, download.headers(), deadline)) as response:
             if response.status_code == 416 and download.is_whole(response):
                 return
@@ -260,10 +275,11 @@ class Transport:
 class _Download:
     """One release on its way into a part, over as many connections as it takes."""
 
-    def __init__(self, part: Part, sha256: str, progress: Callable[[int, int], None]) -> None:
+    def __init__(self, part: Part, sha256: str, progress: Callable[[int, int], None], size: int | None) -> None:
         self._part = part
         self._etag = f'"{sha256}"'
         self._progress = progress
+        self._size = size
 
     def headers(self) -> dict[str, str]:
         """Return the headers that ask for what is still missing, of the same file only."""
@@ -279,7 +295,13 @@ class _Download:
         raise HttpRequestFailedError(response.url, "what was there already is no beginning of this release")
 
     def begin(self, response: requests.Response, length: int) -> int:
-        """Make the part fit the answer; return how long it will be in the end."""
+        """Make the part fit the answer; return how long it will be in the end, which is as long as was signed."""
+        total = self._begin(response, length)
+        if self._size is not None and total != self._size:
+            raise InvalidBodyError(response.url, f"is a file of {total} bytes, but {self._size} are signed")
+        return total
+
+    def _begin(self, response: requests.Response, length: int) -> int:
         etag = response.headers.get("ETag", "")
         if etag.startswith('"'):  # a strong one; behind another front it may not be the hash
             self._etag = etag

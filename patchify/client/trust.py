@@ -1,26 +1,35 @@
 """Which answers are believed. No I/O: what came from the network goes in, checked values come out.
 
 One pinned Ed25519 key signs every document. The bytes are verified first and parsed afterwards; what they say must be
-what was asked for. The original's answers carry neither time nor sequence, so an old one can be replayed; that shows
-as "no newer version", never as an older program.
+what was asked for. An update document carries time and sequence, and is refused when these are not right. The
+original's answers carry neither, so an old one can be replayed; that shows as "no newer version", never as an older
+program.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from semver import Version
 
 from patchify.errors import (
+    ExpiredDocumentError,
     FailedSignatureVerificationError,
+    FutureDocumentError,
     InvalidPayloadError,
     InvalidSignatureError,
     MissingSignatureError,
+    ReplayedDocumentError,
+    RunawaySerialError,
+    WrongApplicationError,
+    WrongChannelError,
+    WrongPlatformError,
 )
 from patchify.keys import VerifyingKey, decode_signature
-from patchify.messages import LatestVersion, MalformedDocumentError, VersionHash
+from patchify.messages import LatestVersion, MalformedDocumentError, UpdateDocument, VersionHash
 
 Document = TypeVar("Document")
 
@@ -32,6 +41,26 @@ class SignedAnswer:
     url: str
     body: bytes
     signature: str | None
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an update document must be about, and when.
+
+    Attributes:
+        appname: Which application; empty: whichever it is.
+        channel, platform: What was asked for.
+        serial: The highest that was accepted before.
+        now: The time, UTC.
+        tolerance: How far the clocks of server and client may differ.
+    """
+
+    appname: str
+    channel: str
+    platform: str
+    serial: int
+    now: datetime
+    tolerance: timedelta
 
 
 class PinnedKey:
@@ -55,6 +84,34 @@ class PinnedKey:
         if str(document.version) != str(version):
             raise InvalidPayloadError(answer.url, f"speaks of version {document.version}, but {version} was asked for")
         return document.sha256
+
+    def update(self, answer: SignedAnswer, expected: Expected) -> UpdateDocument:
+        """Return the update document, which is for this client, from now, and not from before the last one.
+
+        Raises:
+            MissingSignatureError, InvalidSignatureError, FailedSignatureVerificationError, InvalidPayloadError: as
+                `latest`.
+            DocumentError: the leaf says what it is not.
+        """
+        document = self._open(answer, UpdateDocument.parse)
+        for found, right, error in (
+            (document.appname, expected.appname or document.appname, WrongApplicationError),
+            (document.channel, expected.channel, WrongChannelError),
+            (document.platform, expected.platform, WrongPlatformError),
+        ):
+            if found != right:
+                raise error(answer.url, found=found, expected=right)
+        latest, earliest = expected.now + expected.tolerance, expected.now - expected.tolerance
+        if document.issued > latest:
+            raise FutureDocumentError(answer.url, issued=document.issued, now=expected.now)
+        if document.expires < earliest:
+            raise ExpiredDocumentError(answer.url, expires=document.expires, now=expected.now)
+        highest = int(latest.timestamp() * 1000)
+        if document.serial > highest:
+            raise RunawaySerialError(answer.url, serial=document.serial, limit=highest)
+        if document.serial < expected.serial:
+            raise ReplayedDocumentError(answer.url, serial=document.serial, seen=expected.serial)
+        return document
 
     def _open(self, answer: SignedAnswer, parse: Callable[[bytes], Document]) -> Document:
         if not answer.signature:

@@ -13,15 +13,16 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from weakref import WeakSet
 
 from semver import Version
 
 from patchify import signals
 from patchify.client.actions import Actions
+from patchify.client.choices import Choices
 from patchify.client.config import Config
 from patchify.client.guarding import LAUNCHER, Guarded, guard, is_watching
 from patchify.client.installer import Fraction, Installer
@@ -42,6 +43,7 @@ from patchify.client.restarter import (
     remove_left_behind,
 )
 from patchify.client.smoke import smoke_test
+from patchify.client.source import Offer, Source
 from patchify.client.state import Phase, Release, State, Update
 from patchify.client.status import Checking, Downloading, Idle, Installing, PendingRestart, Restarting, Status
 from patchify.client.transport import Transport
@@ -71,6 +73,8 @@ _SWAP_PATIENCE = 60.0  # seconds that a restart waits for another process to fin
 _RESTART_PATIENCE = 300.0  # seconds after which a restart that was left to other hands counts as failed
 _GRACE = 0.25  # seconds between the last critical action and the restart, in which a program that ends can say so
 _CLOSE_PATIENCE = 5.0  # seconds that closing waits for what is under way
+_CHOICE_PATIENCE = 5.0  # seconds that a choice waits for what is under way
+_LONGEST_SILENCE = timedelta(days=1)  # that a server may ask for; what is longer comes from a clock that was wrong
 _LONGEST_BACK_OFF = 3600.0  # seconds between ticks after failures, unless the interval itself is longer
 
 _all: WeakSet[Updater] = WeakSet()
@@ -118,10 +122,11 @@ class Updater:
         """Set up what does not survive a fork: locks, threads, connections, and what they were doing."""
         self._closing = threading.Event()
         self._transport = self._given_transport or Transport(self.config, self._closing.wait)
+        self._source = Source(self.config, self._transport, self._trust, self._installer)
         self._busy = threading.RLock()
         self._status_lock = threading.Lock()
         self._status: Status = Idle()
-        self._available: Version | None = None
+        self._available: Offer | None = None
         self._staged: Update | None = None
         self._poller: Poller | None = None
         self._alarm: threading.Timer | None = None
@@ -129,6 +134,7 @@ class Updater:
         self._failures = 0
         self._starting = True  # until the first tick
         self._stock_taken = False  # tried again at each tick until it was possible
+        self._asked = False  # until this process has asked the server by itself
         self._first = True  # until the first tick as the elected one
         self._actions.renew_lock()
         self._actions.reopen()
@@ -143,8 +149,8 @@ class Updater:
         return self._status
 
     @property
-    def available(self) -> Version | None:
-        """The newer version that the last check found, or None."""
+    def available(self) -> Offer | None:
+        """What the last check found, with size and notes where the server tells them, or None."""
         return self._available
 
     @property
@@ -216,6 +222,58 @@ class Updater:
         """
         return self._trial.confirm()
 
+    @property
+    def choices(self) -> Choices:
+        """What the user has chosen; where it says None, what was configured holds. Raises `UnableToReadFileError`."""
+        return self._installer.memory().choices
+
+    def choose(self, **choices: Any) -> Choices:
+        """Keep choices of the user durably, and return them all. They hold from the next check on.
+
+        Args:
+            choices: Any of the attributes of `Choices`, such as ``channel="beta"``; None: as configured.
+
+        Raises:
+            ValueError, TypeError: a value is none of that kind; nothing was changed.
+            UpdateInProgressError, FileOperationError: it can be tried again.
+        """
+        return self._decide(lambda before: replace(before, **choices))
+
+    def skip(self, version: Version | str | None = None) -> None:
+        """Never install a version, by default the available one; if it is staged already, it is dropped.
+
+        Raises as `choose`, and `ValueError` if no version is available.
+        """
+        skipped = self._meant(version)
+        self._decide(lambda before: before.skipping(skipped))
+
+    def remind(self, after: timedelta, version: Version | str | None = None) -> None:
+        """Let a version be, by default the available one, for a time, unless a person asks for it.
+
+        Raises as `choose`, and `ValueError` if no version is available.
+        """
+        later = self._meant(version)
+        self._decide(lambda before: before.putting_off(later, datetime.now(UTC) + after))
+
+    def _meant(self, version: Version | str | None) -> str:
+        if version is None and self._available is None:
+            raise ValueError("no version is available; say which one is meant")
+        return str(version or self._available)
+
+    def _decide(self, decide: Callable[[Choices], Choices]) -> Choices:
+        """Change what the user has chosen, and drop what is staged if it is not wanted any more."""
+        with self._not_busy(_CHOICE_PATIENCE), self._installer.lock(_CHOICE_PATIENCE):
+            memory = self._installer.memory()
+            choices = decide(memory.choices)
+            self._installer.remember(replace(memory, choices=choices))
+            self._available = None
+            update = self._installer.state().update
+            if update is not None and update.phase is Phase.STAGED and not self._source.wants(update.release.version):
+                _log.info("version %s, which was ready, is not wanted and is dropped", update.release.version)
+                self._installer.forget()
+                self._drop()
+        return choices
+
     # Life -------------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -278,25 +336,28 @@ class Updater:
     # Operations -------------------------------------------------------------------------------------------------------
 
     def check(self) -> Version | None:
-        """Ask the server; return the newer version there is, or None.
+        """Ask the server; return the newer version there is, or None; `available` tells more of it.
+
+        This is a person's own check, and so are the operations below: it waits neither for a staged rollout nor for
+        what was put off.
 
         Raises:
             UpdateInProgressError: something is under way already, in this process or another one.
             PatchifyError: the leaf says what is wrong; the status is `Idle` again.
         """
         with self._operation():
-            return self._check()
+            return self._check(asked=True)
 
     def download(self) -> Version | None:
         """Check unless that was done, then download the newer version and verify it. Raises as `check`."""
         with self._operation():
-            target = self._download()
+            target = self._download(asked=True)
             return target.version if target else None
 
     def install(self) -> Version | None:
         """Download unless that was done, then make the newer version ready to be swapped in. Raises as `check`."""
         with self._operation():
-            return self._stage()
+            return self._stage(asked=True)
 
     def restart(self) -> bool:
         """Swap the staged version in and restart, now or as soon as no critical action runs.
@@ -317,10 +378,7 @@ class Updater:
     def update(self) -> bool:
         """Check, download, install and restart. Returns as `restart`, and False if there is nothing newer."""
         with self._operation():
-            self._available = None
-            if self._stage() is None or self._staged is None:
-                return False
-            return self._restart(self._staged)
+            return self._update(asked=True)
 
     # One iteration ----------------------------------------------------------------------------------------------------
 
@@ -345,8 +403,9 @@ class Updater:
         if not self._installer.elect():
             if self._installer.identity() != self._started_from:  # the elected one has updated it: this one follows
                 self._follow()
-            elif starting and self.config.check_on_startup:  # what the elected one does is enough; its host may ask
-                self.check()
+            elif starting and self.config.check_on_startup and self._may_ask():
+                with self._operation():  # what the elected one does is enough; but its host may want to know
+                    self._check(asked=False)
             return
         first, self._first = self._first, False
         if self._was_taken_back():
@@ -358,15 +417,46 @@ class Updater:
             self._as_configured()
 
     def _as_configured(self) -> None:
-        if isinstance(self.status, PendingRestart | Restarting):
+        if isinstance(self.status, Restarting) or not self._may_ask():
+            return
+        if isinstance(self.status, PendingRestart):
+            if self._installer.memory().key:  # only update documents tell of what was withdrawn
+                self._reconsider()
             return
         self._available = None
-        if self._installer.state().on_trial is not None:  # nothing goes further until that is decided
-            self.check()
-            return
-        {"check": self.check, "download": self.download, "stage": self.install, "restart": self.update}[
-            self.config.automatic
-        ]()
+        decided = self._installer.state().on_trial is None  # else nothing goes further until it is
+        with self._operation():
+            {"check": self._check, "download": self._download, "stage": self._stage, "restart": self._update}[
+                self.config.automatic if decided else "check"
+            ](asked=False)
+
+    def _may_ask(self) -> bool:
+        """Return whether the server may be asked unasked: not too soon after the last time, whoever that was."""
+        now, checked = datetime.now(UTC), self._installer.state().checked
+        retry_at = self._installer.memory().retry_at
+        if retry_at is not None and now < retry_at <= now + _LONGEST_SILENCE:
+            _log.info("no check now: the server wants to be left alone until %s", retry_at)
+            return False
+        assert self.config.least_interval is not None
+        if not self._asked and checked is not None and timedelta() <= now - checked < self.config.least_interval:
+            _log.info("no check now: the last one was at %s", checked)
+            return False
+        self._asked = True
+        return True
+
+    def _reconsider(self) -> None:
+        """Give up a restart that waits if its release was withdrawn meanwhile."""
+        with self._not_busy(), self._installer.lock():
+            look = self._source.look(asked=False)
+            self._installer.note("")
+            if look.dropped is not None:
+                self._drop()
+
+    def _drop(self) -> None:
+        """Have nothing staged any more, and wait for no restart."""
+        self._staged = None
+        if isinstance(self.status, PendingRestart):
+            self._stand_down()
 
     def _take_stock(self) -> None:
         """Find out how the last update went, in the first iteration of every process: tell of it, or be on trial."""
@@ -412,7 +502,8 @@ class Updater:
         update = self._installer.recover().update
         if update is None or update.phase is not Phase.STAGED or not self._installer.is_staged(update.release.sha256):
             return None
-        if update.release.version <= self.config.current:
+        downgrade = update.release.version < update.replaces.version  # it was ordered
+        if update.release.version <= self.config.current and not downgrade:
             if not update.failures and not update.interruptions:  # else this may be what was on trial
                 self._installer.forget()
             return None
@@ -424,8 +515,22 @@ class Updater:
             return
         with self._operation():
             self._staged = self._waiting()
+            if self._staged is not None and self._is_withdrawn(self._staged):
+                self._staged = None
             if self._staged is not None and self.config.automatic == "restart":
                 self._restart(self._staged)
+
+    def _is_withdrawn(self, staged: Update) -> bool:
+        """Ask, once more before it is put in place, if the server can say so now."""
+        if not self._installer.memory().key or not self._may_ask():
+            return False
+        try:
+            look = self._source.look(asked=False)
+        except PatchifyError as error:
+            _log.warning("not known whether version %s was withdrawn: %s", staged.release.version, error)
+            return False
+        self._installer.note("")
+        return look.dropped is not None
 
     def _was_taken_back(self) -> bool:
         """Return whether the version that runs was taken back under it, so that it should become the one before."""
@@ -468,7 +573,15 @@ class Updater:
         delay = min(interval * 2.0**self._failures, max(interval, _LONGEST_BACK_OFF))
         self._failures = min(self._failures + 1, 16)
         asked = error.retry_after if isinstance(error, ConnectionFailedError) else None
+        if asked:
+            self._keep_quiet(asked)
         return max(delay, asked or 0.0)
+
+    def _keep_quiet(self, seconds: float) -> None:
+        """Remember that the server wants to be left alone, also by a process that is started anew."""
+        with contextlib.suppress(PatchifyError), self._installer.lock():
+            retry_at = datetime.now(UTC) + timedelta(seconds=seconds)
+            self._installer.remember(replace(self._installer.memory(), retry_at=retry_at))
 
     # The steps, in their order ----------------------------------------------------------------------------------------
 
@@ -476,13 +589,19 @@ class Updater:
     def _operation(self, patience: float = 0) -> Iterator[None]:
         """Let one operation run; afterwards, whatever happened, the status is `Idle` unless a restart is coming."""
         self._refuse_if_closed()
-        if not self._busy.acquire(blocking=False):
-            raise UpdateInProgressError(f"this updater is busy: {self.status}")
-        try:
+        with self._not_busy():
             if not isinstance(self.status, Idle):
                 raise UpdateInProgressError(f"this updater is busy: {self.status}")
             with self._standing_down(), self._installer.lock(patience):
                 yield
+
+    @contextlib.contextmanager
+    def _not_busy(self, patience: float = 0) -> Iterator[None]:
+        """Be the only thread that changes where this updater stands."""
+        if not self._busy.acquire(timeout=patience):
+            raise UpdateInProgressError(f"this updater is busy: {self.status}")
+        try:
+            yield
         finally:
             self._busy.release()
 
@@ -514,38 +633,41 @@ class Updater:
         if not isinstance(self.status, Idle):
             self._become(Idle())
 
-    def _check(self) -> Version | None:
+    def _check(self, *, asked: bool) -> Version | None:
         self._become(Checking())
-        version = self._trust.latest(self._transport.latest())
-        bad = self._quarantined(version)
-        self._available = version if version > self.config.current and bad is None else None
-        if self._available is not None:
-            _log.info("version %s is available", version)
-            self._notifier.announce(signals.update_available, version=version)
-        elif bad is not None:
-            _log.info("version %s is in quarantine: it %s", version, bad)
+        look = self._source.look(asked=asked)
+        if look.dropped is not None:
+            self._staged = None
+        self._available = look.offer
+        if look.offer is not None:
+            _log.info("version %s is available", look.offer)
+            self._notifier.announce(signals.update_available, version=look.offer.version, offer=look.offer)
         else:
-            _log.info("version %s is the newest there is", self.config.current)
+            _log.info("there is nothing newer than version %s for this installation", self.config.current)
+        if look.withdrawn:
+            replacement = look.offer and look.offer.version
+            self._notifier.announce(signals.version_withdrawn, version=self.config.current, replacement=replacement)
         self._installer.note("")
-        return self._available
+        return None if look.offer is None else look.offer.version
 
-    def _quarantined(self, version: Version) -> str | None:
-        """Return why the release of this version is in quarantine; the same version with other bytes is not."""
-        state = self._installer.state()
-        if not any(str(bad.release.version) == str(version) for bad in state.bad):
-            return None
-        bad = state.quarantined(self._trust.sha256(self._transport.hash(str(version)), version))
-        return None if bad is None else bad.reason
+    def _update(self, *, asked: bool) -> bool:
+        self._available = None
+        if self._stage(asked=asked) is None or self._staged is None:
+            return False
+        return self._restart(self._staged)
 
-    def _download(self) -> Release | None:
+    def _download(self, *, asked: bool) -> Release | None:
         """Bring the newest version here, unless it is; return it, None if there is nothing newer."""
         trial = self._installer.state().on_trial
         if trial is not None:
             raise UpdateInProgressError(f"version {trial.release.version} is on trial: it has to be confirmed first")
-        version = self._available or self._check()
-        if version is None:
+        if self._available is None:
+            self._check(asked=asked)
+        offer = self._available
+        if offer is None:
             return None
-        release = Release(version, self._trust.sha256(self._transport.hash(str(version)), version))
+        version = offer.version
+        release = Release(version, self._source.sha256(offer))
         bad = self._installer.state().quarantined(release.sha256)
         if bad is not None:
             raise QuarantinedError(str(version), bad.reason)
@@ -556,28 +678,28 @@ class Updater:
             self._staged = Update(release, release)
         elif not self._installer.is_staged(release.sha256):
             try:
-                self._fetch(release)
+                self._fetch(release, offer)
             except FailedHashVerificationError as error:
                 # It may have gone on from a beginning that was damaged. Once, from the start, shows whose fault it is.
                 _log.warning("%s; downloading it once more", error)
-                self._fetch(release)
+                self._fetch(release, offer)
         return release
 
-    def _fetch(self, release: Release) -> None:
+    def _fetch(self, release: Release, offer: Offer) -> None:
         version = release.version
         progress = self._progress(lambda percent: Downloading(version, percent))
         self._become(Downloading(version, 0))
         self._staged = None  # whatever it was, it is not there any more
         part = self._installer.part(release.sha256)
         try:
-            self._transport.release(str(version), release.sha256, part, progress)
+            self._transport.release(str(version), release.sha256, part, progress, path=offer.path, size=offer.size)
             self._installer.stage(version, part, release.sha256)
         finally:
             part.close()
 
-    def _stage(self) -> Version | None:
+    def _stage(self, *, asked: bool) -> Version | None:
         """Make the newest version ready to be swapped in."""
-        release = self._download()
+        release = self._download(asked=asked)
         if release is None:
             return None
         if self._staged is None or self._staged.release != release:

@@ -11,17 +11,19 @@ from pathlib import Path
 
 from semver import Version
 
+from patchify.client.memory import Memory
 from patchify.client.processes import born_at
 from patchify.client.state import MAX_INTERRUPTIONS, Phase, Release, State, Update, Verdict, settle
 from patchify.client.trust import SignedAnswer
 from patchify.errors import (
     FailedHashVerificationError,
+    HttpError,
     UnableToSwapError,
     UpdateInProgressError,
     VersionNotFoundError,
 )
 from patchify.keys import SigningKey, encode_signature
-from patchify.messages import LatestVersion, VersionHash
+from patchify.messages import LatestVersion, UpdateDocument, VersionHash
 
 
 def sha256(data: bytes) -> str:
@@ -54,6 +56,16 @@ class FakeTransport(Faults):
         self.releases = releases
         self.pieces = pieces
         self.closed = False
+        self.document: UpdateDocument | None = None
+        self.asked: list[tuple[str, str]] = []
+        self.downloaded: list[tuple[str | None, int | None]] = []
+
+    def update(self, channel: str, platform: str) -> SignedAnswer:
+        self.asked.append((channel, platform))
+        if self.document is None:
+            raise HttpError("https://updates.example.com/", 404)
+        self.step("update")
+        return self._signed(self.document.to_bytes())
 
     def latest(self) -> SignedAnswer:
         self.step("latest")
@@ -65,7 +77,8 @@ class FakeTransport(Faults):
             raise VersionNotFoundError(version)
         return self._signed(VersionHash(Version.parse(version), sha256(self.releases[version])).to_bytes())
 
-    def release(self, version, digest, part, progress) -> None:
+    def release(self, version, digest, part, progress, *, path=None, size=None) -> None:
+        self.downloaded.append((path, size))
         data = self.releases[version]
         size = -(-len(data) // self.pieces)
         for start in range(0, len(data), size):
@@ -104,6 +117,7 @@ class FakeInstaller(Faults):
 
     path = Path("/dev/null/app")  # nobody can make a folder there by mistake
     folder = Path("/dev/null/.app.patchify")
+    formats = frozenset({"file"})
 
     def __init__(self, program: bytes = b"one"):
         super().__init__()
@@ -111,6 +125,7 @@ class FakeInstaller(Faults):
         self.previous: dict[str, bytes] = {}
         self.downloads: dict[str, bytes] = {}
         self.remembered = State()
+        self.memorized = Memory()
         self.words: dict[int, str] = {}
         self.parts: list[FakePart] = []
         self.locked = False
@@ -153,6 +168,13 @@ class FakeInstaller(Faults):
 
     def state(self) -> State:
         return self.remembered
+
+    def memory(self) -> Memory:
+        return self.memorized
+
+    def remember(self, memory: Memory) -> None:
+        self.step("remember")
+        self.memorized = memory
 
     def note(self, error: str) -> None:
         self.remembered = replace(self.remembered, checked=datetime.now(UTC), error=error)

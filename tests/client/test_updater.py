@@ -72,6 +72,7 @@ class Story:
                 "api": "https://updates.example.com",
                 "key": key.verifying_key,
                 "guardian": False,
+                "least_interval": timedelta(),
                 **config,
             }
         )
@@ -94,7 +95,11 @@ class Story:
         )
 
     def _heard(self, name):
-        return lambda sender, **facts: self.signals.append((name, *facts.values()))
+        def heard(sender, **facts):
+            facts.pop("offer", None)
+            self.signals.append((name, *facts.values()))
+
+        return heard
 
     @property
     def printed(self) -> list[str]:
@@ -159,7 +164,7 @@ def test_a_new_updater_is_idle_and_has_asked_nobody(story):
 
 def test_check_finds_the_newer_version_and_does_no_more(story):
     assert story.updater.check() == TWO
-    assert story.updater.available == TWO
+    assert story.updater.available.version == TWO
     assert story.printed == ["Checking", "Idle"]
     assert story.signals == [("update-available", TWO)]
     assert story.transport.calls == ["latest"]
@@ -290,7 +295,7 @@ def test_an_empty_release_counts_as_complete():
 def test_a_tick_goes_as_far_as_configured(make_story, automatic, downloaded, staged, restarted):
     story = make_story(automatic=automatic)
     assert story.updater.tick() == 0
-    assert story.updater.available == TWO
+    assert story.updater.available.version == TWO
     assert story.installer.calls.count("stage") == downloaded
     assert (story.updater.staged == TWO) or restarted or not staged
     assert len(story.restarter.launches) == restarted
@@ -380,7 +385,7 @@ def test_who_is_not_elected_only_checks_at_its_start(make_story):
     story.updater._elected_tick()
     story.updater._elected_tick()
     assert story.transport.calls == ["latest"]
-    assert story.updater.available == TWO
+    assert story.updater.available.version == TWO
     story.installer.elected = True
     story.updater._elected_tick()  # its turn has come
     assert len(story.restarter.launches) == 1
@@ -848,7 +853,7 @@ def test_while_on_trial_nothing_goes_further_than_a_check(make_story):
     story = make_story(trial={}, confirm_automatically=False, check_on_startup=True)
     story.transport.releases["3.0.0"] = b"three"
     story.updater._elected_tick()
-    assert story.updater.available == Version(3)
+    assert story.updater.available.version == Version(3)
     assert story.transport.calls == ["latest"]
     for operation in (story.updater.download, story.updater.install, story.updater.update):
         with pytest.raises(UpdateInProgressError, match=r"version 2\.0\.0 is on trial"):
@@ -1509,6 +1514,7 @@ def test_a_restarter_may_close_the_updater(make_story):
 
 HOST = """
 import json, os, sys, threading
+from datetime import timedelta
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from patchify.client import Config, Updater
@@ -1525,6 +1531,7 @@ updater = Updater(
         executable=sys.argv[1],
         automatic=sys.argv[2],
         check_on_startup=True,
+        least_interval=timedelta(),
         guardian=False,
     ),
     transport=transport,

@@ -72,6 +72,7 @@ def main() -> None:
             key=TOLD["key"],
             check_on_startup=True,
             check_interval=timedelta(seconds=1),
+            least_interval=timedelta(),
             retries=0,
             trial_period=timedelta(seconds=TOLD.get("trial_period", 0.3)),
             trial_timeout=timedelta(seconds=TOLD.get("trial_timeout", 60)),

@@ -22,6 +22,7 @@ updater = Updater(
         key=TOLD["key"],
         check_on_startup=True,
         check_interval=timedelta(seconds=1),
+        least_interval=timedelta(),
         executable=TOLD["executable"],
         retries=0,
         trial_period=timedelta(seconds=TOLD.get("trial_period", 0.3)),

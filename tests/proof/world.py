@@ -579,6 +579,7 @@ class World:
             key=KEY.verifying_key,
             check_on_startup=True,
             check_interval=timedelta(seconds=INTERVAL),
+            least_interval=timedelta(),
             trial_timeout=timedelta(seconds=PATIENCE),
             trial_tries=TRIES,
             confirm_automatically=False,

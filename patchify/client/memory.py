@@ -1,0 +1,110 @@
+"""What an installation remembers from one update to the next: ``memory.json``, beside the state, replaced whole.
+
+It decides nothing about what is started, so one that is lost or damaged costs no program: what was chosen and what was
+seen is then forgotten.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+from patchify.client.choices import Choices
+from patchify.client.state import forbids, set_aside
+from patchify.errors import UnableToReadFileError, UnableToWriteStateError
+from patchify.files import write_durably
+from patchify.messages import UpdateDocument
+from patchify.releases import parse_time, spell_time
+
+_log = logging.getLogger(__name__)
+_FORMAT = 1
+_LIMIT = 256 * 1024  # bytes
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is remembered.
+
+    Attributes:
+        installation: A random id, which tells this installation from others and says nothing else about it.
+        key: The public key whose update documents were accepted, 64 hex digits; empty: none were.
+        appname: Which application they were about.
+        serial: The highest serial of them.
+        retry_at: Before this time (UTC) the server does not want to be asked.
+        choices: What the user has chosen.
+    """
+
+    installation: str = field(default_factory=lambda: str(uuid.uuid4()))
+    key: str = ""
+    appname: str = ""
+    serial: int = 0
+    retry_at: datetime | None = None
+    choices: Choices = field(default_factory=Choices)
+
+    def of_key(self, key: str) -> Self:
+        """Return what is remembered of the documents that a key has signed: nothing, if it is another one."""
+        return self if self.key in ("", key) else replace(self, key="", appname="", serial=0)
+
+    def with_document(self, document: UpdateDocument, key: str) -> Self:
+        """Return it with a document that was accepted."""
+        return replace(self, key=key, appname=document.appname, serial=max(self.serial, document.serial))
+
+
+def load(path: Path) -> Memory:
+    """Return what is remembered; where there is nothing, or nothing usable, a new installation's memory.
+
+    Raises:
+        UnableToReadFileError: it may be readable another time, and is not to be replaced by a guess.
+    """
+    try:
+        with path.open("rb") as file:
+            return _memory(json.loads(file.read(_LIMIT)))
+    except FileNotFoundError:
+        return Memory()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        problem: Exception = error
+    except OSError as error:
+        if not (isinstance(error, PermissionError) and forbids(path)):
+            raise UnableToReadFileError(path, error) from error
+        problem = error
+    _log.warning("%s is not usable, counts as not there and is set aside: %r", path, problem)
+    set_aside(path)
+    return Memory()
+
+
+def save(path: Path, memory: Memory) -> None:
+    """Remember durably. Raises `UnableToWriteStateError`; what was remembered before still is."""
+    members = {
+        "format": _FORMAT,
+        "installation": memory.installation,
+        "key": memory.key,
+        "appname": memory.appname,
+        "serial": memory.serial,
+        "retry_at": memory.retry_at and spell_time(memory.retry_at),
+        "choices": memory.choices.to_json(),
+    }
+    try:
+        write_durably(path, json.dumps(members, indent=1).encode())
+    except OSError as error:
+        raise UnableToWriteStateError(path, error) from error
+
+
+def _memory(members: dict[str, Any]) -> Memory:
+    if members["format"] != _FORMAT:
+        raise ValueError(f"format {members['format']!r} is not known, {_FORMAT} is")
+    serial, retry_at = members["serial"], members["retry_at"]
+    if not isinstance(serial, int) or isinstance(serial, bool):
+        raise TypeError(f"serial is {serial!r:.80}, not a whole number")
+    return Memory(
+        installation=str(uuid.UUID(members["installation"])),
+        key=str(members["key"]),
+        appname=str(members["appname"]),
+        serial=serial,
+        retry_at=None if retry_at is None else parse_time(retry_at),
+        choices=Choices.from_json(members["choices"]),
+    )

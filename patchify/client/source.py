@@ -1,0 +1,233 @@
+"""What the server has for this installation: asked by update documents, or by the original protocol.
+
+An update document that was accepted teaches the installation never to go back to the original's answers, which can be
+replayed; its serial, and the application it was about, are remembered durably before anything is made of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from semver import Version
+
+from patchify.client.config import Config
+from patchify.client.installer import Installer
+from patchify.client.memory import Memory
+from patchify.client.selection import Wishes, select
+from patchify.client.state import Phase
+from patchify.client.transport import Transport
+from patchify.client.trust import Expected, PinnedKey, SignedAnswer
+from patchify.errors import (
+    ChannelNotFoundError,
+    DocumentsRequiredError,
+    DowngradeRefusedError,
+    FileOperationError,
+    HttpError,
+    UnsuitableFormatError,
+)
+from patchify.messages import OfferedRelease, UpdateDocument
+from patchify.releases import STABLE
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A version that can be installed, and what its user may want to know.
+
+    Attributes:
+        version: Its version.
+        size: Bytes; None where the server does not say before the download.
+        notes: What is new, Markdown; empty where the server does not say.
+        critical: Whether it should not wait.
+        published: When, UTC; None where the server does not say.
+        sha256: Of its file; None where the server does not say yet.
+        path: Where its file is below the address of the API; None: where the original protocol has it.
+        downgrade: Whether it is older than the version that runs, which was withdrawn.
+    """
+
+    version: Version
+    size: int | None = None
+    notes: str = ""
+    critical: bool = False
+    published: datetime | None = None
+    sha256: str | None = None
+    path: str | None = None
+    downgrade: bool = False
+
+    def __str__(self) -> str:
+        return str(self.version)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look at the server has shown.
+
+    Attributes:
+        offer: What can be installed, None if there is nothing.
+        withdrawn: Whether the version that runs was withdrawn.
+        dropped: The version that was staged and has been withdrawn, so that it is not any more.
+    """
+
+    offer: Offer | None = None
+    withdrawn: bool = False
+    dropped: Version | None = None
+
+
+class Source:
+    """Asks one server about one installation.
+
+    Args:
+        config: Who asks.
+        transport: How.
+        trust: Whom to believe.
+        installer: Where it is remembered.
+        clock: Gives the time, UTC.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        transport: Transport,
+        trust: PinnedKey,
+        installer: Installer,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._config = config
+        self._transport = transport
+        self._trust = trust
+        self._installer = installer
+        self._clock = clock
+        self._accepted: UpdateDocument | None = None
+
+    def look(self, *, asked: bool) -> Look:
+        """Ask what there is; called under the installer's lock.
+
+        Args:
+            asked: Whether a person does, who waits neither for a rollout nor for what was put off.
+
+        Raises:
+            AnswerError, ConnectionFailedError, FileOperationError: the leaf says what is wrong.
+        """
+        memory = self._memory()
+        wishes = Wishes.of(self._config, memory.choices, memory.installation, self._clock(), asked=asked)
+        answer = self._document(memory)
+        if answer is None:
+            return Look(self._original(wishes))
+        document = self._accept(answer, memory)
+        withdrawn = {each.sha256 for each in document.withdrawn}
+        dropped = self._drop(withdrawn)
+        leave = str(self._config.current) in {str(each.version) for each in document.withdrawn}
+        if leave:
+            _log.warning("version %s, which runs, was withdrawn", self._config.current)
+            wishes = wishes.leaving()
+        state = self._installer.state()
+        release = select(document.releases, wishes, lambda sha256: state.quarantined(sha256) is not None)
+        if release is None:
+            return Look(None, leave, dropped)
+        self._check(release, document, answer.url)
+        return Look(self._offer(release), leave, dropped)
+
+    def sha256(self, offer: Offer) -> str:
+        """Return the hash of what is offered, asking the server if it has not said. Raises as `look`."""
+        if offer.sha256 is not None:
+            return offer.sha256
+        return self._trust.sha256(self._transport.hash(str(offer.version)), offer.version)
+
+    def wants(self, version: Version) -> bool:
+        """Return whether a version that is staged is still wanted. Raises `UnableToReadFileError`."""
+        memory = self._memory()
+        wishes = Wishes.of(self._config, memory.choices, memory.installation, self._clock(), asked=True)
+        return wishes.leaving().want(version)
+
+    def _memory(self) -> Memory:
+        key = self._config.verifying_key.to_hex()
+        memory = self._installer.memory().of_key(key)
+        return memory if self._accepted is None else memory.with_document(self._accepted, key)
+
+    def _document(self, memory: Memory) -> SignedAnswer | None:
+        """Return the update document, not yet to be believed, or None if the original protocol is to be used."""
+        if self._config.update_documents == "never":
+            return None
+        channel, platform = memory.choices.channel or self._config.channel, self._config.platform
+        try:
+            return self._transport.update(channel, platform)
+        except HttpError as error:
+            if error.status != 404:
+                raise
+            if channel != STABLE:
+                raise ChannelNotFoundError(error.url, channel, platform) from error
+            if memory.key:
+                raise DocumentsRequiredError(error.url, "the server had update documents before") from error
+            if self._config.update_documents == "required":
+                raise DocumentsRequiredError(error.url, "update_documents is 'required'") from error
+        return None
+
+    def _accept(self, answer: SignedAnswer, memory: Memory) -> UpdateDocument:
+        config = self._config
+        expected = Expected(
+            appname=config.appname or memory.appname,
+            channel=memory.choices.channel or config.channel,
+            platform=config.platform,
+            serial=memory.serial,
+            now=self._clock(),
+            tolerance=config.clock_tolerance,
+        )
+        document = self._trust.update(answer, expected)
+        self._accepted = document
+        learned = memory.with_document(document, config.verifying_key.to_hex())
+        if learned != self._installer.memory():
+            try:
+                self._installer.remember(learned)
+            except FileOperationError as error:  # a full disk: an update would fail, but a check need not
+                _log.warning("%s", error)
+        return document
+
+    def _drop(self, withdrawn: set[str]) -> Version | None:
+        """Forget a release that is staged and was withdrawn."""
+        update = self._installer.state().update
+        if update is None or update.phase is not Phase.STAGED or update.release.sha256 not in withdrawn:
+            return None
+        _log.warning("version %s, which was ready, was withdrawn and is dropped", update.release.version)
+        self._installer.forget()
+        return update.release.version
+
+    def _check(self, release: OfferedRelease, document: UpdateDocument, url: str) -> None:
+        """Raise if what was selected is below what was confirmed here, or cannot take the place of the program."""
+        good = self._installer.state().good
+        withdrawn = {each.sha256 for each in document.withdrawn}
+        below = good is not None and release.version < good.version and good.sha256 not in withdrawn
+        if good is not None and below and self._installer.installed() == good.sha256:
+            raise DowngradeRefusedError(url, offered=str(release.version), confirmed=str(good.version))
+        if release.format not in self._installer.formats:
+            raise UnsuitableFormatError(str(release.version), release.format, self._installer.path)
+
+    def _offer(self, release: OfferedRelease) -> Offer:
+        return Offer(
+            version=release.version,
+            size=release.size,
+            notes=release.notes,
+            critical=release.critical,
+            published=release.published,
+            sha256=release.sha256,
+            path=release.path,
+            downgrade=not release.version > self._config.current,
+        )
+
+    def _original(self, wishes: Wishes) -> Offer | None:
+        """Return what the original protocol offers: the newest version there is, if it is wanted."""
+        version = self._trust.latest(self._transport.latest())
+        if self._config.prereleases is None and wishes.choices.prereleases is None:
+            wishes = wishes.with_prereleases()
+        if not wishes.want(version):
+            return None
+        state = self._installer.state()
+        if any(str(bad.release.version) == str(version) for bad in state.bad):
+            bad = state.quarantined(self._trust.sha256(self._transport.hash(str(version)), version))
+            if bad is not None:
+                _log.info("version %s is in quarantine: it %s", version, bad.reason)
+                return None
+        return Offer(version)
