@@ -1,0 +1,78 @@
+"""Who may publish: whoever has the token, over a way on which nobody else reads it, and who does not guess.
+
+It decides from one request, before anything of its body is read. What may be published is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+
+from flask import Request
+
+from patchify.errors import PublishingRefusedError, TooManyAttemptsError
+from patchify.server.limiter import RateLimiter
+
+_log = logging.getLogger(__name__)
+
+WRONG_TOKENS = 10  # from one address at once
+NEXT_WRONG_TOKEN = 30.0  # seconds
+_SCHEME = "bearer "  # RFC 6750
+_FORWARDED = ("Forwarded", "Via", "X-Real-Ip", "X-Forwarded-")  # how the names of a proxy's headers begin
+
+
+class Admission:
+    """Lets requests with the right token pass.
+
+    Args:
+        token: The secret that publishers have.
+        limiter: How often an address may have a wrong one; ten times at once and then every 30 s by default.
+    """
+
+    def __init__(self, token: str, limiter: RateLimiter | None = None) -> None:
+        self._digest = _digest(token)
+        self._limiter = limiter or RateLimiter(WRONG_TOKENS, NEXT_WRONG_TOKEN)
+
+    def check(self, request: Request) -> None:
+        """Let a request pass, or raise.
+
+        An address that had too many wrong tokens is not even compared any more: a guess that is right would be told
+        from those that are not.
+
+        Raises:
+            PublishingRefusedError: it comes neither over TLS nor from this machine itself (403), or has not the right
+                token (401).
+            TooManyAttemptsError: wrong ones came from its address too often.
+        """
+        address = request.remote_addr or ""
+        if not (request.is_secure or _is_local(request)):
+            raise PublishingRefusedError(
+                "the token may be read on its way here: publish over https. Behind a proxy that has the certificate "
+                "the server must know of it, by gunicorn's forwarded_allow_ips or Werkzeug's ProxyFix",
+                403,
+            )
+        if wait := self._limiter.wait(address):
+            raise TooManyAttemptsError(wait)
+        given = request.headers.get("Authorization", "")
+        token = given[len(_SCHEME) :].strip() if given[: len(_SCHEME)].lower() == _SCHEME else ""
+        if not hmac.compare_digest(_digest(token), self._digest):  # of digests: all have the same length
+            self._limiter.take(address)
+            _log.warning("a wrong token for publishing came from %s", address or "a socket")
+            raise PublishingRefusedError("the token is not the one that the server has (publish_token)", 401)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode(errors="surrogateescape")).digest()
+
+
+def _is_local(request: Request) -> bool:
+    """Return whether a request was made on this machine, and not passed on by a proxy that is on it."""
+    if any(name.title().startswith(_FORWARDED) for name in request.headers.keys()):  # noqa: SIM118 - pairs otherwise
+        return False
+    try:
+        address = ipaddress.ip_address(request.remote_addr or "")
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
