@@ -176,8 +176,8 @@ _XZ_MEMORY = 256 * 1024 * 1024  # bytes, as the client allows
 def detect_format(file: Path | FileIO) -> str:
     """Return what the bytes of a release are, one of `patchify.releases.FORMATS`.
 
-    Something compressed is an archive only if it begins as a tar archive does when decompressed; compressed with zstd, it
-    is taken for one where nothing is installed that decompresses this. All else is a program: ``file``.
+    Something compressed is an archive only if it begins as a tar archive does when decompressed. If it is compressed
+    with zstd, and nothing is installed that decompresses this, it is taken for one. All else is a program: ``file``.
 
     Args:
         file: A path, or an open, unbuffered file, which is at its start again afterwards.

@@ -1,0 +1,223 @@
+"""What each step of publishing makes of a release: pure rules, which say when a step makes no sense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from semver import Version
+
+from patchify.errors import DifferentBytesError, LowerVersionError, NotPublishedError, PublicationError
+from patchify.platforms import fallbacks
+from patchify.publishing.publisher import Publication, check_pause_above
+from patchify.releases import Placement, Release, ReleaseState, Schedule, parse_channel
+
+Releases = Mapping[tuple[str, str], Release]
+"""All releases by name, as a transaction of the catalogue has them."""
+
+Step = Callable[[Release, Placement], Placement]
+"""Returns what becomes of a release that has a place in a channel; the same if it is as asked for already.
+
+It raises `PublicationError` if that makes no sense.
+"""
+
+_SPELLED = {
+    ReleaseState.DRAFT: "still a draft",
+    ReleaseState.LIVE: "live",
+    ReleaseState.PAUSED: "paused",
+    ReleaseState.WITHDRAWN: "withdrawn",
+}
+
+
+def publish(
+    releases: Releases, publication: Publication, *, sha256: str, size: int, form: str, now: datetime
+) -> Release:
+    """Return the release that a publication makes, or what it makes of the one that there is."""
+    given = Release(
+        publication.version,
+        sha256,
+        size=size,
+        platform=publication.platform,
+        format=form,
+        notes=publication.notes,
+        published=now,
+        critical=publication.critical,
+        floor=publication.floor,
+    )
+    release = releases.get(given.name, given)
+    if release.sha256 != sha256:
+        raise DifferentBytesError(str(release), published=release.sha256, given=sha256)
+    release = replace(
+        release,
+        notes=publication.notes or release.notes,
+        critical=publication.critical or release.critical,
+        floor=publication.floor or release.floor,
+    )
+    placed = release.placed(publication.channel)
+    if placed is None:
+        _refuse_lower(releases, release, publication.channel, force=publication.force)
+        state = ReleaseState.DRAFT if publication.draft else ReleaseState.LIVE
+        placed = Placement(
+            publication.channel,
+            state,
+            since=now,
+            changed=now,
+            schedule=publication.schedule,
+            pause_above=publication.pause_above,
+            pause_after=publication.pause_after,
+        )
+    elif placed.state is ReleaseState.WITHDRAWN:
+        raise _nonsense("published again", release, placed, "publish a new version")
+    elif placed.state is ReleaseState.DRAFT and not publication.draft:
+        _refuse_lower(releases, release, publication.channel, force=publication.force)
+        placed = replace(placed.become(ReleaseState.LIVE, now), schedule=publication.schedule)
+    return release.with_placement(placed)
+
+
+def steer(
+    releases: Releases, version: Version, channel: str | None, platform: str | None, step: Step
+) -> tuple[Release, ...]:
+    """Take a step with the builds of a version; return those that it changes, as they are then.
+
+    Raises:
+        NotPublishedError: there is nothing to take it with.
+        PublicationError: it makes no sense for any of them.
+    """
+    meant = list(_meant(releases.values(), version, channel, platform))
+    if not meant:
+        raise NotPublishedError(str(version), _spelled(channel, platform))
+    changed: dict[tuple[str, str], Release] = {}
+    refusals = []
+    for release, placement in meant:
+        try:
+            moved = step(release, placement)
+        except PublicationError as error:
+            refusals.append(error)
+        else:
+            before = changed.get(release.name, release)
+            if moved != before.placed(moved.channel):
+                changed[release.name] = before.with_placement(moved)
+    if len(refusals) == len(meant):
+        raise refusals[0]
+    return tuple(changed.values())
+
+
+def pause(now: datetime, why: str) -> Step:
+    """Offer it no longer for now."""
+
+    def step(release: Release, placement: Placement) -> Placement:
+        if placement.state is ReleaseState.PAUSED:
+            return placement
+        if placement.state is not ReleaseState.LIVE:
+            raise _nonsense("paused", release, placement, "only what is live can be")
+        return placement.become(ReleaseState.PAUSED, now, why)
+
+    return step
+
+
+def resume(now: datetime, why: str) -> Step:
+    """Offer it again, or for the first time."""
+
+    def step(release: Release, placement: Placement) -> Placement:
+        if placement.state is ReleaseState.LIVE:
+            return placement
+        if placement.state is ReleaseState.WITHDRAWN:
+            raise _nonsense("resumed", release, placement, "publish a new version")
+        return placement.become(ReleaseState.LIVE, now, why)
+
+    return step
+
+
+def withdraw(now: datetime, why: str) -> Step:
+    """Never offer it again."""
+
+    def step(release: Release, placement: Placement) -> Placement:
+        if placement.state is ReleaseState.WITHDRAWN:
+            return placement
+        return placement.become(ReleaseState.WITHDRAWN, now, why)
+
+    return step
+
+
+def rollout(schedule: Schedule, pause_above: int | None, now: datetime) -> Step:
+    """Offer it by another schedule."""
+    check_pause_above(pause_above)
+
+    def step(release: Release, placement: Placement) -> Placement:
+        if placement.state is ReleaseState.WITHDRAWN:
+            raise _nonsense("rolled out", release, placement, "publish a new version")
+        if placement.schedule != schedule:
+            placement = placement.scheduled(schedule, now)
+        if pause_above not in (None, placement.pause_above):
+            placement = replace(placement, pause_above=pause_above, changed=now)
+        return placement
+
+    return step
+
+
+def promote(releases: Releases, target: str, schedule: Schedule, now: datetime, *, force: bool) -> Step:
+    """Offer it in another channel as well, with the limit of failures that it has in the first one."""
+    try:
+        parse_channel(target)
+    except ValueError as error:
+        raise PublicationError(str(error)) from error
+
+    def step(release: Release, placement: Placement) -> Placement:
+        if placement.channel == target:
+            raise PublicationError(f"version {release} cannot be promoted from {target} to itself")
+        if placement.state is not ReleaseState.LIVE:
+            raise _nonsense("promoted", release, placement, "only what is live can be")
+        there = release.placed(target)
+        if there is not None and there.state is ReleaseState.WITHDRAWN:
+            raise _nonsense("promoted", release, there, "publish a new version")
+        if there is not None and there.state is not ReleaseState.DRAFT:
+            return there
+        _refuse_lower(releases, release, target, force=force)
+        if there is not None:
+            return replace(there.become(ReleaseState.LIVE, now), schedule=schedule)
+        return Placement(
+            target,
+            ReleaseState.LIVE,
+            since=now,
+            changed=now,
+            schedule=schedule,
+            pause_above=placement.pause_above,
+            pause_after=placement.pause_after,
+        )
+
+    return step
+
+
+def _meant(
+    releases: Iterable[Release], version: Version, channel: str | None, platform: str | None
+) -> Iterable[tuple[Release, Placement]]:
+    for release in releases:
+        if str(release.version) == str(version) and platform in (None, release.platform):
+            for placement in release.placements:
+                if channel in (None, placement.channel):
+                    yield release, placement
+
+
+def _refuse_lower(releases: Releases, release: Release, channel: str, *, force: bool) -> None:
+    """Raise `LowerVersionError` if machines that it runs on are offered a higher version in the channel."""
+    for other in releases.values():  # newest first
+        placed = other.placed(channel)
+        if (
+            not force
+            and placed is not None
+            and placed.state is ReleaseState.LIVE
+            and other.version > release.version
+            and (other.platform in fallbacks(release.platform) or release.platform in fallbacks(other.platform))
+        ):
+            raise LowerVersionError(str(release), str(other.version), channel)
+
+
+def _nonsense(done: str, release: Release, placement: Placement, right: str) -> PublicationError:
+    state = _SPELLED[placement.state]
+    return PublicationError(f"version {release} cannot be {done}: it is {state} in {placement.channel}; {right}")
+
+
+def _spelled(channel: str | None, platform: str | None) -> str:
+    where = "in any channel" if channel is None else f"in the channel {channel}"
+    return where if platform is None else f"{where} for {platform}"
