@@ -48,6 +48,7 @@ FIRST_PAUSE = 0.5  # seconds; doubled for each further attempt
 LONGEST_PAUSE = 60.0  # seconds; a server that asks for more is asked again at the next check
 LONGEST_RETRY_AFTER = 24 * 3600.0  # seconds; such answers are not signed, and must not silence a client for years
 _BUSY = frozenset({408, 425, 429})
+_REPEATING = frozenset({307, 308})  # the redirects that leave a request what it is (RFC 9110 section 15.4)
 _FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError, OverflowError)
 
 
@@ -143,6 +144,17 @@ class Transport:
         with _naming(version):
             self._retry(lambda: self._fetch(path, download, deadline), lambda: part.size)
 
+    def report(self, body: bytes) -> None:
+        """Send a batch of reports, which is JSON, in one attempt: it is for whoever calls to keep what got lost.
+
+        Raises:
+            AnswerError, ConnectionFailedError: the server may not have it; `HttpError` if it refuses.
+        """
+        deadline = Deadline(self._config.document_timeout)
+        headers = {"Content-Type": JSON}
+        with self._bounded(deadline), closing(self._request("reports", headers, deadline, body)) as response:
+            _expect_status(response, 204)
+
     def _retry(self, attempt: Callable[[], Result], progress: Callable[[], int] = lambda: 0) -> Result:
         """Return what ``attempt`` returns; repeat it while it does not get through, longer if it makes progress."""
         failures, before = 0, progress()
@@ -196,10 +208,15 @@ class Transport:
         return nullcontext() if self._adapter is None else self._adapter.bounded(deadline)
 
     def _get(self, path: str, headers: dict[str, str], deadline: Deadline) -> requests.Response:
-        """Return the answer, its body not yet read, after redirects that may be followed."""
+        return self._request(path, headers, deadline)
+
+    def _request(
+        self, path: str, headers: dict[str, str], deadline: Deadline, body: bytes | None = None
+    ) -> requests.Response:
+        """Return the answer to a GET, or to a POST of ``body``, not yet read, after redirects that may be followed."""
         url = urljoin(self._config.api, path)
         for _ in range(MAX_REDIRECTS + 1):
-            response, location = self._send(url, headers, deadline)
+            response, location = self._send(url, headers, deadline, body)
             try:
                 self._go_on(url, deadline)  # a header that was cut short counts as whole: do not look into it
             except ConnectionFailedError:
@@ -208,10 +225,14 @@ class Transport:
             if location is None:
                 return response
             response.close()
+            if body is not None and response.status_code not in _REPEATING:
+                raise RedirectError(url, location, f"status {response.status_code} asks for another request there")
             url = _redirected(url, location)
         raise RedirectError(url, url, f"more than {MAX_REDIRECTS} redirects")
 
-    def _send(self, url: str, headers: dict[str, str], deadline: Deadline) -> tuple[requests.Response, str | None]:
+    def _send(
+        self, url: str, headers: dict[str, str], deadline: Deadline, body: bytes | None
+    ) -> tuple[requests.Response, str | None]:
         """Return an answer, and where it leads if it is a redirect."""
         locations: list[str] = []
 
@@ -223,8 +244,10 @@ class Transport:
         self._go_on(url, deadline)
         left = max(0.001, deadline.left())
         try:
-            response = self._session.get(
+            response = self._session.request(
+                "GET" if body is None else "POST",
                 url,
+                data=body,
                 headers={"Accept-Encoding": "identity", **headers},
                 stream=True,
                 timeout=(min(self._config.connect_timeout, left), min(self._config.idle_timeout, left)),
@@ -341,17 +364,21 @@ def _naming(version: str) -> Iterator[None]:
 
 def _expect(response: requests.Response, status: int, content_type: str) -> None:
     """Raise unless the answer has this status and type, and is not encoded."""
-    found = response.status_code
-    if found in _BUSY or found >= 500:
-        raise ServerBusyError(response.url, found, _retry_after(response))
-    if found != status:
-        raise HttpError(response.url, found)
+    _expect_status(response, status)
     media_type = response.headers.get("Content-Type", "")
     if media_type.partition(";")[0].strip().lower() != content_type:
         raise UnexpectedContentTypeError(response.url, found=media_type, expected=content_type)
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
         raise InvalidBodyError(response.url, f"is encoded as {encoding[:40]!r}, which was not asked for")
+
+
+def _expect_status(response: requests.Response, status: int) -> None:
+    found = response.status_code
+    if found in _BUSY or found >= 500:
+        raise ServerBusyError(response.url, found, _retry_after(response))
+    if found != status:
+        raise HttpError(response.url, found)
 
 
 def _length(response: requests.Response) -> int | None:

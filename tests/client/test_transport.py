@@ -21,6 +21,7 @@ from patchify.client.transport import LONGEST_RETRY_AFTER, Transport
 from patchify.errors import (
     AnswerError,
     DeadlineExceededError,
+    HttpError,
     HttpRequestFailedError,
     InvalidUrlError,
     MissingDataError,
@@ -274,6 +275,49 @@ def test_any_other_status_is_an_answer(mocked, transport, status):
     with pytest.raises(AnswerError) as caught:
         transport.latest()
     assert caught.value.status == status
+
+
+def test_reports_are_posted_below_the_prefix(mocked, transport):
+    mocked.post(API + "reports", status=204)
+    transport.report(b"{}")
+    sent = mocked.calls[0].request
+    assert (sent.body, sent.headers["Content-Type"]) == (b"{}", "application/json")
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(200, HttpError), (404, HttpError), (429, ServerBusyError), (503, ServerBusyError)]
+)
+def test_reports_that_were_not_taken_are_an_error_after_one_attempt(mocked, status, error):
+    mocked.post(API + "reports", b"a page of somebody else's", status=status)
+    transport = connect(retries=3)
+    with pytest.raises(error) as caught:
+        transport.report(b"{}")
+    assert caught.value.status == status
+    assert len(mocked.calls) == 1
+    transport.close()
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_reports_follow_a_redirect_that_repeats_them(mocked, transport, status):
+    mocked.post(API + "reports", status=status, headers={"Location": API + "elsewhere"})
+    mocked.post(API + "elsewhere", status=204)
+    transport.report(b"{}")
+    assert mocked.calls[1].request.body == b"{}"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303])
+def test_reports_follow_no_redirect_that_makes_another_request_of_them(mocked, transport, status):
+    mocked.post(API + "reports", status=status, headers={"Location": API + "elsewhere"})
+    with pytest.raises(RedirectError, match=f"status {status}"):
+        transport.report(b"{}")
+
+
+def test_reports_are_bounded_in_time(mocked):
+    transport = connect(document_timeout=0.5, idle_timeout=30)
+    mocked.post(API + "reports", status=204)
+    transport.report(b"{}")
+    assert all(0 < each <= 0.5 for each in mocked.calls[0].request.req_kwargs["timeout"])
+    transport.close()
 
 
 def test_closing_twice_is_harmless():
