@@ -167,6 +167,14 @@ class VersionNotFoundError(RejectedError):
         self.version = version
 
 
+class PlaceNotFoundError(RejectedError):
+    """There is no such channel or platform. Attribute: ``name``."""
+
+    def __init__(self, what: str, name: str) -> None:
+        super().__init__(f"{what} {name} not found")
+        self.name = name
+
+
 # Publishing -----------------------------------------------------------------------------------------------------------
 
 

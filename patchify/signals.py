@@ -21,6 +21,9 @@ releases_checked = _namespace.signal(
 )
 version_checked = _namespace.signal("version-checked", "A client asked for the newest version: ``version``.")
 hash_sent = _namespace.signal("hash-sent", "A client asked for the hash of ``version``.")
+update_document_sent = _namespace.signal(
+    "update-document-sent", "A client asked for the update document of ``channel`` and ``platform``."
+)
 release_sent = _namespace.signal(
     "release-sent", "A release, or a range of it, went out whole: ``version``, ``start`` and ``size`` (bytes)."
 )

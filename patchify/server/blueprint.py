@@ -18,6 +18,7 @@ from werkzeug.exceptions import NotFound
 from patchify import signals
 from patchify.errors import (
     InvalidVersionError,
+    PlaceNotFoundError,
     ReleaseError,
     ReleaseInvalidError,
     ReleaseMissingError,
@@ -26,9 +27,12 @@ from patchify.errors import (
 )
 from patchify.keys import SigningKey, encode_signature
 from patchify.messages import JSON, SIGNATURE_HEADER
+from patchify.platforms import parse_platform
+from patchify.releases import parse_channel
 from patchify.server.config import Config
-from patchify.server.core import Core, SignedDocument
+from patchify.server.core import Core
 from patchify.server.delivery import deliver
+from patchify.server.documents import SignedDocument
 
 View = Callable[..., Response]
 
@@ -98,7 +102,7 @@ def _route(rule: str) -> Callable[[View], View]:
             method = environ["REQUEST_METHOD"]
             try:
                 response = view(**arguments) if method in ("GET", "HEAD") else _not_allowed()
-            except VersionNotFoundError as error:
+            except (VersionNotFoundError, PlaceNotFoundError) as error:
                 response = _text(404, str(error))
             except InvalidVersionError as error:
                 response = _text(400, f"Invalid URL: Cannot parse `version` with value `{error.text}`: {error.reason}")
@@ -134,11 +138,31 @@ def hashes(version: str) -> Response:
     return _signed(document)
 
 
+@_route("/updates/<channel>/<platform>")
+def updates(channel: str, platform: str) -> Response:
+    """Answer with the signed update document of a channel and platform."""
+    try:
+        parse_channel(channel)
+        parse_platform(platform)
+    except ValueError as error:
+        return _text(400, f"Invalid URL: {error}")
+    core = core_of(current_app)
+    document = core.update_document(channel, platform)
+    signals.emit(signals.update_document_sent, core, channel=channel, platform=platform)
+    response = _signed(document)
+    response.headers["Cache-Control"] = "no-cache"  # a pause or a withdrawal counts from the next check on
+    return response
+
+
 @_route("/releases/<version>")
 def releases(version: str) -> Response:
-    """Answer with the file of a version, or a range of it."""
+    """Answer with the file of a version, or a range of it: the best one for the platform that the query names."""
     core = core_of(current_app)
-    release, file = core.open_release(version)
+    try:
+        platform = parse_platform(request.args.get("platform", core.config.platform))
+    except ValueError as error:
+        return _text(400, f"Invalid URL: {error}")
+    release, file = core.open_release(version, platform)
     method, path, started = request.method, request.path, request.environ[_STARTED]
 
     def finish(sent: int) -> None:

@@ -1,14 +1,17 @@
 """What a server is told: which application, which key, which releases, how to send them.
 
-Built by hand or from the flat ``PATCHIFY_*`` keys of a Flask application's configuration. Every value is checked
-here, except what only the disk can tell: that is `Core`'s.
+Built by hand, from the flat ``PATCHIFY_*`` keys of a Flask application's configuration, or from a file of them. Every
+value is checked here, except what only the disk or a database can tell: that is `Core`'s.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -17,11 +20,25 @@ from semver import Version
 
 from patchify.errors import ConfigError, InvalidKeyError, InvalidVersionError
 from patchify.keys import SigningKey, decode_hex
+from patchify.platforms import ANY, parse_platform
+from patchify.releases import STABLE, parse_channel
+from patchify.server.catalogue import Catalogue
 from patchify.versions import parse_version
 
 PREFIX = "PATCHIFY_"
-_REQUIRED = ("appname", "key", "releases", "versions")
-_OPTIONAL = ("stream_threshold", "stream_buffer", "read_buffer")
+_REQUIRED = ("appname", "key", "releases")
+_LONGEST_LIFE = 24 * 366  # hours
+_NUMBERS = {  # name: the least, the most, what it is
+    "stream_threshold": (0, None, "size; a whole number of KiB is expected"),
+    "stream_buffer": (1, None, "size; a whole number of KiB is expected"),
+    "read_buffer": (1, None, "size; a whole number of KiB is expected"),
+    "document_life": (1, _LONGEST_LIFE, f"time; a whole number of hours from 1 to {_LONGEST_LIFE} is expected"),
+    "max_upload": (1, None, "size; a whole number of MiB is expected"),
+}
+_TOKEN = re.compile(r"[A-Za-z0-9_~+=-]{32,}")  # no dot and no slash: a path that is not there is no token
+_LEAST_OF_TOKEN = 32  # characters
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +49,18 @@ class Config:
         appname: Name of the application; a release is the file ``appname-version`` in the folder.
         key: The Ed25519 private key: a `SigningKey`, 64 hex digits, or the path of a file that holds them.
         releases: The folder of the release files.
-        versions: SemVer version → SHA-256 of its file, 64 hex digits.
+        versions: SemVer version → SHA-256 of its file, 64 hex digits; all of them are for everybody. Either this is
+            given, or ``catalogue``.
+        catalogue: Where the releases are kept: the URL of a database, as SQLAlchemy has it, or a `Catalogue`.
+        channel: The channel that the three answers of the original protocol are about, and that ``versions`` are in.
+            Default stable.
+        platform: The platform that these answers are about. Default any.
+        document_life: Hours; how long an update document is to be believed. A new one is issued after a quarter of
+            it. Default 168.
+        publish_token: What may publish over the network: at least 32 characters, or the path of a file that holds
+            them. Default None: nothing may.
+        max_upload: MiB; no larger release is taken over the network. Default 4096.
+        reports: Whether reports of clients are taken and counted in the catalogue. Default False.
         stream_threshold: KiB; a body up to this size is read at once and sent in one piece. Default 1000.
         stream_buffer: KiB; size of the pieces of a larger one where the kernel cannot send it. Default 256.
         read_buffer: KiB; how much is read from the disk at once for these pieces. Default 128.
@@ -44,7 +72,14 @@ class Config:
     appname: str
     key: SigningKey | str | os.PathLike[str] = field(repr=False)
     releases: str | os.PathLike[str]
-    versions: Mapping[str, str] | Mapping[Version, str]
+    versions: Mapping[str, str] | Mapping[Version, str] | None = None
+    catalogue: str | Catalogue | None = field(default=None, repr=False)  # a URL may hold a password
+    channel: str = STABLE
+    platform: str = ANY
+    document_life: int = 168  # hours
+    publish_token: str | os.PathLike[str] | None = field(default=None, repr=False)
+    max_upload: int = 4096  # MiB
+    reports: bool = False
     stream_threshold: int = 1000  # KiB
     stream_buffer: int = 256  # KiB
     read_buffer: int = 128  # KiB
@@ -52,18 +87,27 @@ class Config:
     signing_key: SigningKey = field(init=False, repr=False, compare=False)
     folder: Path = field(init=False, repr=False, compare=False)
     hashes: Mapping[str, str] = field(init=False, repr=False, compare=False)
+    token: str | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check every value and keep the parsed ones: ``signing_key``, ``folder``, ``hashes``."""
+        """Check every value and keep the parsed ones: ``signing_key``, ``folder``, ``hashes``, ``token``."""
         if not isinstance(self.appname, str) or not self.appname or not set("/\\\0").isdisjoint(self.appname):
             raise ConfigError("appname", f"{self.appname!r} is not a name; it begins the file name of every release")
         if not isinstance(self.releases, str | os.PathLike) or not str(self.releases) or "\0" in str(self.releases):
             raise ConfigError("releases", f"{self.releases!r} is not the path of a folder")
-        for name in _OPTIONAL:
-            _check_size(name, getattr(self, name))
+        _check_name("channel", self.channel, parse_channel)
+        _check_name("platform", self.platform, parse_platform)
+        for name in _NUMBERS:
+            _check_number(name, getattr(self, name))
+        _check_catalogue(self.catalogue, self.versions)
+        if not isinstance(self.reports, bool) or (self.reports and self.catalogue is None):
+            raise ConfigError(
+                "reports", f"{self.reports!r} is wrong: true needs a catalogue to count them in, or false"
+            )
         object.__setattr__(self, "signing_key", _signing_key(self.key))
         object.__setattr__(self, "folder", Path(self.releases))
-        object.__setattr__(self, "hashes", MappingProxyType(dict(_hashes(self.versions))))
+        object.__setattr__(self, "hashes", MappingProxyType(dict(_hashes({} if self.catalogue else self.versions))))
+        object.__setattr__(self, "token", None if self.publish_token is None else _token(self.publish_token))
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> Self:
@@ -72,19 +116,53 @@ class Config:
         Raises:
             ConfigError: a key is missing or wrong; it is named as it stands in the mapping.
         """
+        found = {name: settings.get(PREFIX + name.upper()) for name in names()}
         for name in _REQUIRED:
-            if settings.get(PREFIX + name.upper()) is None:
+            if found[name] is None:
                 raise ConfigError(PREFIX + name.upper(), "is not configured")
-        found = {name: settings.get(PREFIX + name.upper()) for name in (*_REQUIRED, *_OPTIONAL)}
         try:
             return cls(**{name: value for name, value in found.items() if value is not None})
         except ConfigError as error:
             raise ConfigError(PREFIX + error.key.upper(), error.problem) from error.__cause__
 
 
-def _check_size(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < (name != "stream_threshold"):
-        raise ConfigError(name, f"{value!r} is not a size; a whole number of KiB is expected")
+def names() -> tuple[str, ...]:
+    """Return the names of all settings; their keys are these in upper case after `PREFIX`."""
+    return tuple(each.name for each in fields(Config) if each.init)
+
+
+def is_token(text: str) -> bool:
+    """Return whether a text has the form of a token, rather than that of the path of a file."""
+    return bool(_TOKEN.fullmatch(text))
+
+
+def _check_name(name: str, value: object, parse: Callable[[str], str]) -> None:
+    if not isinstance(value, str):
+        raise ConfigError(name, f"{value!r:.80} is not a name")
+    try:
+        parse(value)
+    except ValueError as error:
+        raise ConfigError(name, str(error)) from error
+
+
+def _check_number(name: str, value: object) -> None:
+    least, most, what = _NUMBERS[name]
+    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most and value > most):
+        raise ConfigError(name, f"{value!r} is not a {what}")
+
+
+def _check_catalogue(catalogue: object, versions: object) -> None:
+    if catalogue is None:
+        if versions is None:
+            raise ConfigError("versions", "is not configured")
+        return
+    if versions:
+        raise ConfigError("versions", "a catalogue is configured, too, and releases have one place: leave one of both")
+    if isinstance(catalogue, str):
+        if "://" not in catalogue:  # and it is not shown: it may hold a password
+            raise ConfigError("catalogue", "is not the URL of a database, such as sqlite:///catalogue.db")
+    elif not callable(getattr(catalogue, "snapshot", None)):
+        raise ConfigError("catalogue", f"the URL of a database is expected, not {type(catalogue).__name__}")
 
 
 def _signing_key(key: object) -> SigningKey:
@@ -97,6 +175,27 @@ def _signing_key(key: object) -> SigningKey:
         return SigningKey.load(key)
     except InvalidKeyError as error:
         raise ConfigError("key", str(error)) from error
+
+
+def _token(given: object) -> str:
+    """Return the token that was given, or that the file at this path holds; no error shows what may be one."""
+    expected = f"{_LEAST_OF_TOKEN} characters or more of A-Z, a-z, 0-9, '_', '~', '+', '=', '-'"
+    if isinstance(given, str) and is_token(given):
+        return given
+    if not isinstance(given, str | os.PathLike) or not str(given):
+        raise ConfigError("publish_token", f"a text or the path of a file is expected, not {type(given).__name__}")
+    try:
+        with open(given, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(4096).decode("ascii", "replace").strip()
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError("publish_token", f"neither {expected}, nor a file that can be read: {reason}") from None
+    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        _log.warning("the token file %s can be used by others: chmod 600 %s", given, given)
+    if not is_token(text):
+        raise ConfigError("publish_token", f"the file {os.fspath(given)} does not hold {expected}")
+    return text
 
 
 def _hashes(versions: object) -> list[tuple[str, str]]:

@@ -1,7 +1,9 @@
 """Every answer of the server, without Flask: catalogue, storage and key in one place.
 
 What can be known is worked out once: the releases are checked when a `Core` is made, and a document is rendered and
-signed the first time it is asked for.
+signed the first time it is asked for after a change. The releases of the configuration are all hashed at the start,
+and one that is wrong stops it. In a catalogue others publish while the server runs: there the start looks only whether
+the files are there, and what is not is no reason not to serve the rest; a file is hashed before it first goes out.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
+from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 
@@ -20,13 +23,12 @@ from semver import Version
 
 from patchify import signals
 from patchify.errors import VersionNotFoundError
-from patchify.keys import encode_signature
-from patchify.messages import LatestVersion, VersionHash
 from patchify.releases import Placement, Release, ReleaseState, now
-from patchify.server.catalogue import FixedCatalogue
+from patchify.server.catalogue import Catalogue, FixedCatalogue
 from patchify.server.config import Config
+from patchify.server.documents import Clock, Issuer, SignedDocument
 from patchify.server.storage import FolderStorage
-from patchify.versions import newest, parse_version
+from patchify.versions import parse_version
 
 _log = logging.getLogger(__name__)
 
@@ -36,51 +38,56 @@ CheckProgress = Callable[[int, int], None]
 _REPORT_EVERY = 5.0  # seconds between two lines of the log about a long check
 
 
-@dataclass(frozen=True)
-class SignedDocument:
-    """A JSON body and the value of its ``X-Signature`` header."""
-
-    body: bytes
-    signature: str
-
-
 class Core:
-    """The releases of one application, checked, and the documents about them, signed."""
+    """The releases of one application, and the documents about them, signed."""
 
-    def __init__(self, config: Config, progress: CheckProgress | None = None) -> None:
-        """Check every release file: there, readable, with the configured SHA-256. Several are hashed at once.
+    def __init__(self, config: Config, progress: CheckProgress | None = None, *, clock: Clock = now) -> None:
+        """Check the releases: those of the configuration by their SHA-256, several at once, others by their size.
 
         Args:
             config: What to serve.
             progress: Called, from more than one thread, while long checks go on; the log tells of them anyway.
+            clock: Returns the time.
 
         Raises:
-            ReleaseMissingError, ReleaseUnreadableError, ReleaseInvalidError: naming version and path.
+            ReleaseMissingError, ReleaseUnreadableError, ReleaseInvalidError: naming version and path of a release of
+                the configuration.
+            CatalogueError, CatalogueUnavailableError: the catalogue cannot be used.
         """
         self.config = config
-        moment = now()
-        live = Placement("stable", ReleaseState.LIVE, since=moment, changed=moment)
-        self.catalogue = FixedCatalogue(
-            Release(parse_version(version), sha256, placements=(live,)) for version, sha256 in config.hashes.items()
-        )
-        self._latest = newest([each.version for each in self.catalogue.snapshot().releases.values()])
         self.storage = FolderStorage(config.folder, config.appname)
-        self._hash_documents: dict[str, SignedDocument] = {}
-        self._check(progress)
-        self.latest_document = self._sign(LatestVersion(self._latest).to_bytes())
+        self._clock = clock
+        started = time.monotonic()
+        if config.catalogue is None:
+            bare = [Release(parse_version(version), sha256) for version, sha256 in config.hashes.items()]
+            size = self._check(bare, progress)
+            self.catalogue: Catalogue = FixedCatalogue(self._described(each) for each in bare)
+        else:
+            self.catalogue = _opened(config.catalogue)
+            size = self._look()
+        self._issuer = Issuer(config, self.catalogue.snapshot(), clock)
+        self._tell(size, time.monotonic() - started)
 
     def latest_version(self) -> Version:
-        """Return the highest version by SemVer precedence, pre-releases included; 0.0.0 if there is none."""
-        return self._latest
+        """Return the newest version that every cohort may have, pre-releases included; 0.0.0 if there is none."""
+        return self._documents().latest()[0]
+
+    @property
+    def latest_document(self) -> SignedDocument:
+        """The signed answer of ``latest``."""
+        return self._documents().latest()[1]
 
     def versions(self) -> Mapping[str, str]:
-        """Return every version with the SHA-256 (lower-case hex) of its file."""
-        return self.config.hashes
+        """Return every version live in the configured channel, with the SHA-256 (lower-case hex) of its file."""
+        channel = self.config.channel
+        placed = self.catalogue.snapshot().placed(channel, self.config.platform)
+        live = (each for each in placed if (found := each.placed(channel)) and found.state is ReleaseState.LIVE)
+        return {str(each.version): each.sha256 for each in live}
 
     def release_file(self, version: Version | str) -> Path | None:
         """Return the path of a version's file, or None if there is no such version. The file is not looked at."""
         try:
-            return self.storage.path(self.catalogue.snapshot().find(version))
+            return self.storage.path(self.catalogue.snapshot().find(version, self.config.platform))
         except VersionNotFoundError:
             return None
 
@@ -90,31 +97,48 @@ class Core:
         Raises:
             InvalidVersionError, VersionNotFoundError: there is no such version.
         """
-        document = self._hash_documents.get(version)
-        if document is None:
-            release = self.catalogue.snapshot().find(version)
-            document = self._sign(VersionHash(release.version, release.sha256).to_bytes())
-            self._hash_documents[str(release.version)] = document
-        return document
+        return self._documents().version_hash(version)
 
-    def open_release(self, version: str) -> tuple[Release, FileIO]:
-        """Open the file of a release, known to be the one that was checked; the caller closes it.
+    def update_document(self, channel: str, platform: str) -> SignedDocument:
+        """Return the signed answer of ``updates/<channel>/<platform>``.
+
+        Raises:
+            PlaceNotFoundError: there is no such channel or platform.
+        """
+        return self._documents().update(channel, platform)
+
+    def open_release(self, version: str, platform: str | None = None) -> tuple[Release, FileIO]:
+        """Open the file of a release, known to have the right bytes; the caller closes it.
+
+        Args:
+            version: Which.
+            platform: The platform that it is to run on; the configured one if None is given.
 
         Raises:
             InvalidVersionError, VersionNotFoundError: there is no such version.
-            ReleaseMissingError, ReleaseUnreadableError, ReleaseInvalidError: it changed on disk since the start.
+            ReleaseMissingError, ReleaseUnreadableError, ReleaseInvalidError: the file is not as it was published.
         """
-        release = self.catalogue.snapshot().find(version)
+        release = self.catalogue.snapshot().find(version, platform or self.config.platform)
         return release, self.storage.open(release)
 
-    def _sign(self, body: bytes) -> SignedDocument:
-        return SignedDocument(body, encode_signature(self.config.signing_key.sign(body)))
+    def _documents(self) -> Issuer:
+        """Return who signs what is said of the snapshot of now."""
+        snapshot, issuer = self.catalogue.snapshot(), self._issuer
+        if issuer.snapshot is not snapshot:
+            issuer = self._issuer = Issuer(self.config, snapshot, self._clock)
+        return issuer
 
-    def _check(self, progress: CheckProgress | None) -> None:
-        releases = self.catalogue.snapshot().releases.values()
+    def _described(self, release: Release) -> Release:
+        """Return a release of the configuration with what its file says of it; all may have it."""
+        found = self.storage.path(release).stat()
+        published = datetime.fromtimestamp(int(found.st_mtime), UTC)
+        live = Placement(self.config.channel, ReleaseState.LIVE, since=published, changed=published, seed="")
+        return replace(release, size=found.st_size, published=published, placements=(live,))
+
+    def _check(self, releases: list[Release], progress: CheckProgress | None) -> int:
+        """Hash all files and return their bytes; the first that is wrong raises."""
         sizes = {release: self.storage.size(release) for release in releases}
         meter = _Meter(sum(sizes.values()), progress)
-        started = time.monotonic()
         largest_first = sorted(releases, key=lambda release: -sizes[release])
         pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="patchify-check")  # hashing releases the GIL
         try:
@@ -122,16 +146,44 @@ class Core:
                 pass
         finally:
             pool.shutdown(cancel_futures=True)
+        return meter.total
+
+    def _look(self) -> int:
+        """Return the bytes of all files; one that is missing or has another size is an error in the log."""
+        total = 0
+        for release in self.catalogue.snapshot().releases.values():
+            size = self.storage.size(release)
+            total += size
+            if size != release.size and not all(each.state is ReleaseState.WITHDRAWN for each in release.placements):
+                _log.error(
+                    "release %s cannot be served: %s has %d bytes, and %d were published",
+                    release,
+                    self.storage.path(release),
+                    size,
+                    release.size,
+                )
+        return total
+
+    def _tell(self, size: int, seconds: float) -> None:
+        count = len(self.catalogue.snapshot().releases)
         _log.info(
             "%s: releases checked: %d (%d bytes in %.2f s), latest is %s, public key %s",
             self.config.appname,
-            len(releases),
-            meter.total,
-            time.monotonic() - started,
-            self._latest,
+            count,
+            size,
+            seconds,
+            self.latest_version(),
             self.config.signing_key.verifying_key.to_hex(),
         )
-        signals.emit(signals.releases_checked, self, releases=len(releases), size=meter.total)
+        signals.emit(signals.releases_checked, self, releases=count, size=size)
+
+
+def _opened(catalogue: str | Catalogue) -> Catalogue:
+    if not isinstance(catalogue, str):
+        return catalogue
+    from patchify.server.sql_catalogue import SqlCatalogue  # noqa: PLC0415 - SQLAlchemy is not for everybody
+
+    return SqlCatalogue(catalogue)
 
 
 class _Meter:
