@@ -229,11 +229,11 @@ class LocalPublisher:
         forgotten = {each.name for each in surplus}
         for name, path in self._storage.files().items():
             if name in forgotten:
-                yield Leftover(path, _size(path), "superseded")
+                yield Leftover(path, path.stat().st_size, "superseded")
             elif name not in known:
-                yield Leftover(path, _size(path), "not in the catalogue")
+                yield Leftover(path, path.stat().st_size, "not in the catalogue")
             elif retention.withdrawn(known[name]):
-                yield Leftover(path, _size(path), "withdrawn")
+                yield Leftover(path, path.stat().st_size, "withdrawn")
         oldest = (self._now() - STALE).timestamp()
         with contextlib.suppress(FileNotFoundError), os.scandir(self._storage.incoming) as entries:
             for entry in sorted(entries, key=lambda each: each.name):
@@ -257,12 +257,6 @@ def _format(staged: Path, size: int, publication: Publication) -> str:
     if publication.format == "file":
         return "file"
     raise PublicationError(f"version {publication.version} is of the format {form!r}, not {publication.format!r}")
-
-
-def _size(path: Path) -> int:
-    with contextlib.suppress(OSError):
-        return path.stat().st_size
-    return 0
 
 
 class _Counter:
