@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from semver import Version
 
 from patchify.errors import InvalidVersionError
-from patchify.versions import newest, parse_version
+from patchify.versions import VersionRange, newest, parse_version
 
 IDENTIFIER = st.text(string.ascii_letters + string.digits + "-", min_size=1, max_size=6)
 NUMBER = st.integers(0, 2**64 - 1).map(str)
@@ -123,3 +123,26 @@ def test_the_original_decides_between_versions_that_differ_only_in_build_metadat
     for size in range(1, len(builds) + 1):
         shown = str(newest([parse_version("1.0.0" + build) for build in builds[:size]]))
         assert shown == "1.0.0" + max(builds[:size], key=order.index)
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "outside"),
+    [
+        ("1.4.2", ["1.4.2", "1.4.2+b1"], ["1.4.3", "1.4.2-rc.1"]),
+        ("==1.4.2+b1", ["1.4.2+b1", "1.4.2"], ["1.4.1"]),
+        (">=1.4.0,<2.0.0", ["1.4.0", "1.99.0"], ["2.0.0", "1.3.9", "1.4.0-rc.1"]),
+        (" > 1.0.0 , <= 1.2.0 ", ["1.0.1", "1.2.0"], ["1.0.0", "1.2.1"]),
+        ("!=1.1.0", ["1.0.0"], ["1.1.0"]),
+    ],
+)
+def test_a_range_holds_versions(text, inside, outside):
+    versions = VersionRange.parse(text)
+    assert all(parse_version(each) in versions for each in inside)
+    assert not any(parse_version(each) in versions for each in outside)
+    assert VersionRange.parse(str(versions)) == versions
+
+
+@pytest.mark.parametrize("text", ["", ",", "1.0", ">=", "1.0.0,", "=>1.0.0", "~1.0.0", "1.x", ">=1.0.0 <2.0.0"])
+def test_what_is_no_range_is_refused(text):
+    with pytest.raises(InvalidVersionError):
+        VersionRange.parse(text)

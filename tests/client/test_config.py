@@ -11,6 +11,7 @@ from semver import Version
 from patchify.client import Config
 from patchify.errors import ConfigError
 from patchify.keys import SigningKey
+from patchify.platforms import detect
 
 KEY = SigningKey.from_hex("11" * 32).verifying_key
 
@@ -202,3 +203,47 @@ def test_a_smoke_test_is_a_list_of_arguments(value):
     assert "['--version']" in problem(smoke_test=value).problem
     assert config(smoke_test=["--version", "-v"]).smoke_test == ("--version", "-v")
     assert config(smoke_test=[]).smoke_test == ()
+
+
+# Which releases -------------------------------------------------------------------------------------------------------
+
+
+def test_by_default_the_stable_channel_is_asked_for_this_platform():
+    made = config()
+    assert (made.channel, made.platform, made.update_documents) == ("stable", detect(), "auto")
+    assert (made.appname, made.pin, made.prereleases, made.allow_downgrade) == (None, None, None, False)
+    assert (made.reports, made.report_installation) == (False, False)
+    assert made.clock_tolerance == timedelta(minutes=10)
+
+
+@pytest.mark.parametrize(
+    ("interval", "least"),
+    [(None, timedelta(minutes=1)), (timedelta(hours=4), timedelta(minutes=1)), (timedelta(seconds=5),) * 2],
+)
+def test_automatic_checks_are_a_minute_apart_or_the_interval_if_that_is_shorter(interval, least):
+    assert config(check_interval=interval).least_interval == least
+    assert config(check_interval=interval, least_interval=timedelta()).least_interval == timedelta()
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("channel", ["", "A", "a b", None, 1]),
+        ("platform", ["", "Linux", "a/b", None]),
+        ("pin", ["", "1.0", 1, ">=1.0.0,"]),
+        ("appname", ["", 1]),
+        ("update_documents", ["", "yes", True, None]),
+        ("clock_tolerance", [None, 600, timedelta(seconds=-1)]),
+        ("least_interval", [60, timedelta(seconds=-1), timedelta.max]),
+    ],
+)
+def test_what_decides_about_releases_is_checked(name, values):
+    for value in values:
+        assert problem(**{name: value}).problem
+
+
+def test_a_range_a_channel_and_a_platform_are_kept_as_given():
+    made = config(pin=">=1.0.0,<2.0.0", channel="beta", platform="freebsd-x86_64", appname="My App")
+    assert (made.pin, made.channel, made.platform, made.appname) == (
+        ">=1.0.0,<2.0.0", "beta", "freebsd-x86_64", "My App",
+    )  # fmt: skip

@@ -23,6 +23,7 @@ from patchify.errors import (
     DeadlineExceededError,
     HttpError,
     HttpRequestFailedError,
+    InvalidBodyError,
     InvalidUrlError,
     MissingDataError,
     RedirectError,
@@ -333,3 +334,73 @@ def test_any_version_makes_a_path_of_two_parts(text):
     except ValueError:
         version = text
     assert urllib.parse.unquote(module._quoted(version)) == version
+
+
+# Update documents -----------------------------------------------------------------------------------------------------
+
+
+class Part:
+    """A download in memory."""
+
+    def __init__(self, data=b""):
+        self.data = data
+
+    size = property(lambda self: len(self.data))
+
+    def reserve(self, total):
+        pass
+
+    def take_up(self, progress):
+        progress(self.size)
+
+    def write(self, data):
+        self.data += data
+
+    def clear(self):
+        self.data = b""
+
+
+def test_the_update_document_is_asked_for_by_channel_and_platform(mocked, transport):
+    mocked.get(API + "updates/beta/linux-x86_64", BODY, headers=SIGNED, content_type="application/json")
+    assert transport.update("beta", "linux-x86_64").body == BODY
+
+
+def test_an_update_document_that_is_not_there_is_told_from_all_else(mocked, transport):
+    mocked.get(API + "updates/stable/any", status=404)
+    with pytest.raises(HttpError) as caught:
+        transport.update("stable", "any")
+    assert caught.value.status == 404
+
+
+def test_a_release_is_downloaded_from_where_the_document_says(mocked, transport):
+    length = {"Content-Length": "3"}
+    mocked.get(
+        API + "releases/2.0.0?platform=linux-x86_64", b"two", headers=length, content_type="application/octet-stream"
+    )
+    part = Part()
+    transport.release("2.0.0", "22" * 32, part, lambda *_: None, path="releases/2.0.0?platform=linux-x86_64", size=3)
+    assert part.data == b"two"
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_release_of_another_size_than_was_signed_is_refused_before_it_is_read(mocked, transport, size):
+    mocked.get(API + "releases/2.0.0", b"two", headers={"Content-Length": "3"}, content_type="application/octet-stream")
+    part = Part()
+    with pytest.raises(InvalidBodyError, match=f"a file of 3 bytes, but {size} are signed"):
+        transport.release("2.0.0", "22" * 32, part, lambda *_: None, size=size)
+    assert part.data == b""
+
+
+def test_a_release_that_is_resumed_must_have_the_signed_size_in_the_end(mocked, transport):
+    mocked.get(
+        API + "releases/2.0.0",
+        b"o",
+        status=206,
+        headers={"Content-Range": "bytes 2-2/3", "Content-Length": "1"},
+        content_type="application/octet-stream",
+    )
+    part = Part(b"tw")
+    transport.release("2.0.0", "22" * 32, part, lambda *_: None, size=3)
+    assert part.data == b"two"
+    with pytest.raises(InvalidBodyError, match="4 are signed"):
+        transport.release("2.0.0", "22" * 32, Part(b"tw"), lambda *_: None, size=4)
