@@ -36,6 +36,7 @@ class Memory:
         appname: Which application they were about.
         serial: The highest serial of them.
         retry_at: Before this time (UTC) the server does not want to be asked.
+        failure: The failure that was reported last, so that each is counted once.
         choices: What the user has chosen.
     """
 
@@ -44,6 +45,7 @@ class Memory:
     appname: str = ""
     serial: int = 0
     retry_at: datetime | None = None
+    failure: str = ""
     choices: Choices = field(default_factory=Choices)
 
     def of_key(self, key: str) -> Self:
@@ -86,6 +88,7 @@ def save(path: Path, memory: Memory) -> None:
         "appname": memory.appname,
         "serial": memory.serial,
         "retry_at": memory.retry_at and spell_time(memory.retry_at),
+        "failure": memory.failure,
         "choices": memory.choices.to_json(),
     }
     try:
@@ -106,5 +109,6 @@ def _memory(members: dict[str, Any]) -> Memory:
         appname=str(members["appname"]),
         serial=serial,
         retry_at=None if retry_at is None else parse_time(retry_at),
+        failure=str(members["failure"]),
         choices=Choices.from_json(members["choices"]),
     )

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self
@@ -61,12 +62,20 @@ class Reports:
         path: The file that they wait in, in a folder that is there; a lock lies beside it.
         send: Sends the body of a batch; raises a `PatchifyError` if it is not accepted.
         now: Gives the time, UTC.
+        pause: How long to wait after an attempt that did not succeed, also of another process, one before this.
     """
 
-    def __init__(self, path: Path, send: Callable[[bytes], None], now: Callable[[], datetime] = _now) -> None:
+    def __init__(
+        self,
+        path: Path,
+        send: Callable[[bytes], None],
+        now: Callable[[], datetime] = _now,
+        pause: timedelta = timedelta(),
+    ) -> None:
         self._path = path
         self._send = send
         self._now = now
+        self._pause = pause
 
     def add(self, event: Event | str, version: str, release: str | None = None, reason: str = "") -> None:
         """Queue a report, durably.
@@ -102,16 +111,28 @@ class Reports:
             installation: Its id, if it is to be told.
         """
         try:
+            if self._is_too_soon():
+                return
             queue = self._change(_with_batch)
             chosen = [each for each in queue if each.batch is not None and each.batch == queue[0].batch]
             if not chosen:
                 return
             name = str(chosen[0].batch)
             batch = Batch(name, appname, platform, channel, installation, tuple(each.report for each in chosen))
+            os.utime(self._path)
             self._deliver(batch)
             self._change(lambda queue: [each for each in queue if each.batch != name])
         except Exception as error:
             _log.info("reports are kept for another time: %s", error)
+
+    def _is_too_soon(self) -> bool:
+        """Return whether an attempt has failed a moment ago; the file was last written when that was begun."""
+        queue = self._read()
+        if not queue or queue[0].batch is None:
+            return False
+        # The time is in whole seconds; a file from further in the future tells of another clock.
+        age = self._now().timestamp() - self._path.stat().st_mtime
+        return bool(self._pause) and -1 <= age < self._pause.total_seconds()
 
     def _deliver(self, batch: Batch) -> None:
         """Send a batch. Raises whatever says that it may be accepted another time."""

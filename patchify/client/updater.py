@@ -30,6 +30,7 @@ from patchify.client.kinds import installer_for
 from patchify.client.notifier import Handler, Notifier
 from patchify.client.polling import Poller
 from patchify.client.processes import born_at
+from patchify.client.reporter import Reporter
 from patchify.client.restarter import (
     Launch,
     Restarter,
@@ -65,6 +66,7 @@ from patchify.errors import (
     UpdateInProgressError,
     WrongVersionError,
 )
+from patchify.reports import Event
 
 _log = logging.getLogger(__name__)
 
@@ -122,6 +124,9 @@ class Updater:
         """Set up what does not survive a fork: locks, threads, connections, and what they were doing."""
         self._closing = threading.Event()
         self._transport = self._given_transport or Transport(self.config, self._closing.wait)
+        # Another one, since two threads may use them at once, and reports are not to be in the way.
+        self._post = self._given_transport or Transport(self.config, self._closing.wait)
+        self._reporter = Reporter(self.config, self._installer, self._post.report)
         self._source = Source(self.config, self._transport, self._trust, self._installer)
         self._busy = threading.RLock()
         self._status_lock = threading.Lock()
@@ -309,6 +314,7 @@ class Updater:
         self._trial.close(orderly=orderly and not self._closing.is_set())
         self._closing.set()
         self._transport.close()
+        self._post.close()
         if self._poller is not None:
             self._poller.close(_CLOSE_PATIENCE)
         if self._busy.acquire(timeout=_CLOSE_PATIENCE):
@@ -565,6 +571,8 @@ class Updater:
             return self._back_off(error)
         else:
             self._failures = 0
+        finally:
+            self._reporter.flush()
         return 0.0
 
     def _back_off(self, error: Exception) -> float:
@@ -618,8 +626,10 @@ class Updater:
             self._stand_down()
             raise
         except BaseException as error:
-            self._available = None
+            offer, self._available = self._available, None
             if isinstance(error, PatchifyError):
+                if offer is not None:
+                    self._reporter.tell_of_failure(offer.version, error)
                 self._installer.note(str(error))
                 self._notifier.announce(signals.update_failed, error=error)
             self._stand_down()
@@ -648,6 +658,7 @@ class Updater:
             replacement = look.offer and look.offer.version
             self._notifier.announce(signals.version_withdrawn, version=self.config.current, replacement=replacement)
         self._installer.note("")
+        self._reporter.tell(Event.CHECKED)
         return None if look.offer is None else look.offer.version
 
     def _update(self, *, asked: bool) -> bool:
@@ -683,6 +694,7 @@ class Updater:
                 # It may have gone on from a beginning that was damaged. Once, from the start, shows whose fault it is.
                 _log.warning("%s; downloading it once more", error)
                 self._fetch(release, offer)
+            self._reporter.tell(Event.DOWNLOADED, version)
         return release
 
     def _fetch(self, release: Release, offer: Offer) -> None:
@@ -713,6 +725,7 @@ class Updater:
                 self._tell_of_bad(release, error.reason)
                 raise
             _log.info("version %s is staged", release.version)
+            self._reporter.tell(Event.STAGED, release.version)
         return release.version
 
     def _smoke_test(self, release: Release, progress: Fraction) -> None:
@@ -879,12 +892,15 @@ class Updater:
 
     def _tell_of_confirmation(self) -> None:
         _log.info("version %s is confirmed", self.config.current)
+        self._reporter.tell(Event.RUNNING)
         self._notifier.announce(signals.update_confirmed, version=self.config.current)
+        self._reporter.flush()
 
     def _tell_of_untold(self, state: State) -> None:
         bad = state.untold
         if bad is not None:
             _log.error("version %s was rolled back: it %s", bad.release.version, bad.reason)
+            self._reporter.tell(Event.ROLLED_BACK, bad.release.version, bad.reason)
             self._tell_of_bad(bad.release, bad.reason)
 
     def _tell_of_bad(self, release: Release, reason: str) -> None:

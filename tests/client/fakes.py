@@ -1,6 +1,7 @@
 """What stands in for the seams of an updater: a server without a network, a disk without files, a restart without exec."""
 
 import hashlib
+import json
 import os
 import sys
 import threading
@@ -58,6 +59,7 @@ class FakeTransport(Faults):
         self.closed = False
         self.document: UpdateDocument | None = None
         self.asked: list[tuple[str, str]] = []
+        self.reports: list[dict] = []
         self.downloaded: list[tuple[str | None, int | None]] = []
 
     def update(self, channel: str, platform: str) -> SignedAnswer:
@@ -85,6 +87,10 @@ class FakeTransport(Faults):
             self.step("release")
             part.write(data[start : start + size])
             progress(part.size, len(data))
+
+    def report(self, body: bytes) -> None:
+        self.step("report")
+        self.reports.append(json.loads(body))
 
     def close(self) -> None:
         self.closed = True
