@@ -1,6 +1,6 @@
-"""The program ``patchify``, also ``python -m patchify``: the server's commands without ``flask``, and the client's.
+"""The program ``patchify``, also ``python -m patchify``: the commands of the server, of the client, and to publish.
 
-It stands outside of both halves, and loads that of the command that is called: `patchify run` is there for long, and
+It stands outside of all of them, and loads those of the command that is called: `patchify run` is there for long, and
 has no use for Flask. The commands of a half that is not installed say what to install.
 """
 
@@ -13,19 +13,21 @@ import click
 from patchify.errors import MissingExtraError
 
 _CLIENT = ("rollback", "run", "status")
-_SERVER = ("check", "hash", "keygen", "list")
+_SERVER = ("check", "hash", "keygen")
+_UPKEEP = ("init", "migrate", "prune", "verify")
+_PUBLISHING = ("list", "pause", "promote", "publish", "resume", "rollout", "show", "withdraw")
 
 
 class _Program(click.Group):
-    """Finds commands in both halves."""
+    """Finds commands in the halves."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of those that are installed."""
         try:
             importlib.import_module("patchify.server")
         except MissingExtraError:
-            return sorted(_CLIENT)
-        return sorted(_CLIENT + _SERVER)
+            return sorted(_CLIENT + _PUBLISHING)  # to a server elsewhere
+        return sorted(_CLIENT + _PUBLISHING + _SERVER + _UPKEEP)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command, loading its half."""
@@ -34,6 +36,10 @@ class _Program(click.Group):
 
             found: click.Command = getattr(commands, cmd_name)
             return found
+        if cmd_name in _PUBLISHING + _UPKEEP:
+            from patchify.publishing.commands import publishing  # noqa: PLC0415 - not for the client's commands
+
+            return publishing.get_command(ctx, cmd_name)
         if cmd_name not in _SERVER:
             return None
         try:
@@ -44,11 +50,9 @@ class _Program(click.Group):
 
 
 @click.command("patchify", cls=_Program)
-@click.option(
-    "-A", "--app", metavar="IMPORT", envvar="FLASK_APP", help="The Flask application that check and list are about."
-)
+@click.option("-A", "--app", metavar="IMPORT", envvar="FLASK_APP", help="The Flask application that has the releases.")
 def program(app: str | None) -> None:
-    """Make keys, hash releases, see whether a server would start; run programs and keep them up to date."""
+    """Publish releases and steer them; make keys and check a server; run programs and keep them up to date."""
 
 
 def main() -> None:

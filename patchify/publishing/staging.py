@@ -31,7 +31,7 @@ def stage(file: Path, folder: Path, progress: Progress | None = None) -> Staged:
         UnreadableFileError, FileChangedError: the file cannot be read, or changed meanwhile.
         StorageUnavailableError: the copy cannot be written.
     """
-    with _open(file) as source:
+    with open_file(file) as source:
         try:
             descriptor, path = tempfile.mkstemp(dir=folder, suffix=".new")
         except OSError as error:
@@ -47,7 +47,8 @@ def stage(file: Path, folder: Path, progress: Progress | None = None) -> Staged:
     return Staged(Path(path), sha256, size)
 
 
-def _open(path: Path) -> FileIO:
+def open_file(path: Path) -> FileIO:
+    """Open a regular file that is to be published. Raises `UnreadableFileError`."""
     try:
         # O_NONBLOCK: a FIFO must not hold the program
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

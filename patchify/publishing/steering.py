@@ -11,7 +11,7 @@ from semver import Version
 from patchify.errors import DifferentBytesError, LowerVersionError, NotPublishedError, PublicationError
 from patchify.platforms import fallbacks
 from patchify.publishing.publisher import Publication, check_pause_above
-from patchify.releases import Placement, Release, ReleaseState, Schedule, parse_channel
+from patchify.releases import Placement, Release, ReleaseState, Schedule, check_notes, parse_channel
 
 Releases = Mapping[tuple[str, str], Release]
 """All releases by name, as a transaction of the catalogue has them."""
@@ -105,6 +105,7 @@ def steer(
 
 def pause(now: datetime, why: str) -> Step:
     """Offer it no longer for now."""
+    _check_reason(why)
 
     def step(release: Release, placement: Placement) -> Placement:
         if placement.state is ReleaseState.PAUSED:
@@ -118,6 +119,7 @@ def pause(now: datetime, why: str) -> Step:
 
 def resume(now: datetime, why: str) -> Step:
     """Offer it again, or for the first time."""
+    _check_reason(why)
 
     def step(release: Release, placement: Placement) -> Placement:
         if placement.state is ReleaseState.LIVE:
@@ -131,6 +133,7 @@ def resume(now: datetime, why: str) -> Step:
 
 def withdraw(now: datetime, why: str) -> Step:
     """Never offer it again."""
+    _check_reason(why)
 
     def step(release: Release, placement: Placement) -> Placement:
         if placement.state is ReleaseState.WITHDRAWN:
@@ -187,6 +190,13 @@ def promote(releases: Releases, target: str, schedule: Schedule, now: datetime, 
         )
 
     return step
+
+
+def _check_reason(why: str) -> None:
+    try:
+        check_notes(why)
+    except ValueError as error:
+        raise PublicationError(f"the reason cannot be kept: {error}") from error
 
 
 def _meant(

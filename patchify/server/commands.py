@@ -83,7 +83,11 @@ def check(info: ScriptInfo) -> None:
 @pass_script_info
 def list_releases(info: ScriptInfo, as_json: bool) -> None:
     """Print the releases, newest first: version, bytes, SHA-256, file."""
-    core = _load(info)
+    print_releases(_load(info), as_json=as_json)
+
+
+def print_releases(core: Core, *, as_json: bool) -> None:
+    """Print the releases, newest first, as a table or as JSON."""
     names = ("version", "size", "sha256", "file")
     rows = [
         (str(release.version), core.storage.size(release), release.sha256, str(core.storage.path(release)))
@@ -102,6 +106,11 @@ def command(context: click.Context, name: str, app: str | None) -> click.Command
     """Return a command for the program ``patchify``, which takes the application's name as ``flask`` does."""
     context.obj = ScriptInfo(app_import_path=app)
     return _group.get_command(context, name)
+
+
+def load_core(app: str | None) -> Core:
+    """Load an application by its import path, as ``flask`` does, and return its `Core`; an error becomes one line."""
+    return _load(ScriptInfo(app_import_path=app))
 
 
 def _load(info: ScriptInfo) -> Core:

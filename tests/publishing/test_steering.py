@@ -107,6 +107,13 @@ def test_of_several_those_are_left_alone_for_which_it_makes_no_sense(publisher, 
         publisher.pause(V1, "beta")
 
 
+@pytest.mark.parametrize("step", ["pause", "resume", "withdraw"])
+def test_a_reason_that_would_play_tricks_on_a_terminal_is_refused(publisher, put, step):
+    put("1.0.0")
+    with pytest.raises(PublicationError, match="the reason cannot be kept"):
+        getattr(publisher, step)(V1, why="\x1b[2J")
+
+
 @pytest.mark.parametrize(
     ("where", "said"),
     [

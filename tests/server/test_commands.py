@@ -303,17 +303,18 @@ def test_without_the_server_extra_its_commands_are_one_line_that_names_it(comman
     )
 
 
-def test_without_the_server_extra_the_program_has_the_commands_of_the_client():
+def test_without_the_server_extra_the_program_has_the_commands_of_the_client_and_those_that_publish_elsewhere():
     done = run(sys.executable, "-c", WITHOUT_FLASK, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     names = [line.split()[0] for line in done.stdout.partition("Commands:\n")[2].splitlines()]
-    assert names == ["rollback", "run", "status"]
+    publishing = ["pause", "promote", "publish", "resume", "rollback", "rollout", "run", "show", "status", "withdraw"]
+    assert names == ["list", *publishing]
 
 
 def test_a_command_that_there_is_not_is_wrong_usage():
-    done = run(SCRIPTS / "patchify", "publish")
+    done = run(SCRIPTS / "patchify", "unpublish")
     assert done.returncode == 2
-    assert "No such command 'publish'" in done.stderr
+    assert "No such command 'unpublish'" in done.stderr
 
 
 def test_the_program_is_also_python_dash_m():
