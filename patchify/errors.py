@@ -281,8 +281,8 @@ class UploadTooLargeError(PublicationError):
 class UploadOffsetError(UnavailableError):
     """An upload does not go on where it ended, or is not whole yet. Attribute: ``offset`` (bytes that are there)."""
 
-    def __init__(self, sha256: str, offset: int) -> None:
-        super().__init__(f"of the upload {sha256} {offset} bytes are there: it goes on from there")
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"the upload is not whole: {offset} bytes of it are there, and it goes on behind them")
         self.offset = offset
 
 
@@ -303,11 +303,12 @@ class UploadDamagedError(UnavailableError):
 
 
 class PublishingFailedError(UnavailableError):
-    """The server could not do what a publisher asked for now. Attributes: ``url``, ``retry_after`` (s, or None)."""
+    """The server could not do now what a publisher asked for. Attributes: ``url``, ``status``, ``retry_after`` (s)."""
 
-    def __init__(self, url: str, problem: str, retry_after: float | None = None) -> None:
+    def __init__(self, url: str, problem: str, status: int, retry_after: float | None = None) -> None:
         super().__init__(f"{url}: {problem}")
         self.url = url
+        self.status = status
         self.retry_after = retry_after
 
 

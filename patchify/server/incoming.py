@@ -82,7 +82,7 @@ class Incoming:
         if size > self.limit:
             raise UploadTooLargeError(size, self.limit)
         if self.offset(sha256) != offset:
-            raise UploadOffsetError(sha256, self.offset(sha256))
+            raise UploadOffsetError(self.offset(sha256))
         self._reserve(size - offset)
         while (wanted := min(BLOCK, size - offset)) > 0 and (block := read(wanted)):
             offset = self._write(sha256, offset, block)
@@ -101,7 +101,7 @@ class Incoming:
         """
         with self._opened(sha256) as file:
             if file.seek(0, os.SEEK_END) != size:
-                raise UploadOffsetError(sha256, file.tell())
+                raise UploadOffsetError(file.tell())
             digest = self._digest(sha256, file)
             with _storing(self._storage.incoming):
                 found = digest.hexdigest() if digest is not None else hash_file(file)
@@ -114,7 +114,7 @@ class Incoming:
     def _write(self, sha256: str, offset: int, block: bytes) -> int:
         with self._opened(sha256) as file:
             if file.seek(0, os.SEEK_END) != offset:
-                raise UploadOffsetError(sha256, file.tell())
+                raise UploadOffsetError(file.tell())
             digest = self._digest(sha256, file)
             rest = memoryview(block)
             try:
@@ -157,8 +157,8 @@ class Incoming:
         with _storing(folder):
             free = shutil.disk_usage(folder).free
         if needed > free:
-            problem = f"{needed} more bytes are needed, {free} are free on its disk"
-            raise StorageUnavailableError(folder, OSError(ENOSPC, problem))
+            cause = OSError(ENOSPC, f"{needed} more bytes are needed, {free} are free on its disk")
+            raise StorageUnavailableError(folder, cause) from cause
 
     def _digest(self, sha256: str, file: FileIO) -> Any:
         """Return the hash so far, if all that is there was written by this process, and nobody touched it since."""

@@ -105,7 +105,7 @@ def test_an_empty_file_is_whole_at_once(storage, uploads):
 @pytest.mark.parametrize("offset", [0, 99, 101])
 def test_a_piece_that_does_not_begin_at_the_end_is_refused_unread(uploads, offset):
     uploads.append(SHA, 0, SIZE, reader(DATA[:100]))
-    with pytest.raises(UploadOffsetError, match="100 bytes are there") as caught:
+    with pytest.raises(UploadOffsetError, match="100 bytes of it are there") as caught:
         uploads.append(SHA, offset, SIZE, None)
     assert caught.value.offset == 100
 
