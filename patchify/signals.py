@@ -32,6 +32,15 @@ release_aborted = _namespace.signal(
 )
 release_failed = _namespace.signal("release-failed", "A release could not be served: ``version``, ``error``.")
 
+# Server; the sender is the `Fleet` -----------------------------------------------------------------------------------
+
+reports_received = _namespace.signal(
+    "reports-received", "Clients told of their updates, and it was counted: ``batch``, a `patchify.reports.Batch`."
+)
+rollout_paused = _namespace.signal(
+    "rollout-paused", "Too many failures were told of ``release``: it is paused in ``channel``; ``why``, a text."
+)
+
 # Client; the sender is the `Updater` ---------------------------------------------------------------------------------
 
 status_changed = _namespace.signal("status-changed", "The updater has a new ``status``.")

@@ -29,6 +29,7 @@ from patchify.publishing.command_line import (
     version_argument,
 )
 from patchify.publishing.destination import Destination, is_editable
+from patchify.publishing.fleet_command import fleet
 from patchify.publishing.publisher import PAUSE_AFTER, Publication
 from patchify.publishing.tables import release_details, releases_table
 from patchify.releases import EVERYBODY, STABLE, Release, Schedule, now
@@ -42,7 +43,7 @@ def publishing() -> None:
     """Publish releases and steer them."""
 
 
-for _command in upkeep_commands.COMMANDS:
+for _command in (*upkeep_commands.COMMANDS, fleet):
     publishing.add_command(_command)
 
 

@@ -1,0 +1,215 @@
+"""What the programs in the field tell, counted in the database of the catalogue.
+
+A report adds to the counts of its day. Of single installations nothing is kept but what they run and when they were
+last heard of, and that only where they tell their id. Reports are not signed, so the room that they take is bounded,
+and the worst that false ones can do is to pause a rollout whose owner asked for that.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, or_, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from patchify import signals
+from patchify.errors import CatalogueUnavailableError
+from patchify.releases import now as _now
+from patchify.reports import Batch, Event
+from patchify.server.fleet_schema import add, add_if_there, batches, counts, insert, installations, outcomes, put
+from patchify.server.outcomes import Tally, pause, tally, told
+from patchify.server.sql_catalogue import SqlCatalogue
+
+_log = logging.getLogger(__name__)
+
+KEPT_DAYS = 90  # of counts, and of installations that were not heard of any more
+SEEN_DAYS = 7  # what is in the field was heard of within these
+MOST_COUNTS = 10_000  # rows of one day; what is told beyond them is counted as `OTHER`
+OTHER = "other"
+
+
+@dataclass(frozen=True)
+class InField:
+    """What is known of one version in the field.
+
+    Attributes:
+        version: Which, or `OTHER`.
+        installations: How many run it, of those that tell their id and were heard of within `SEEN_DAYS`.
+        checks: How often programs of this version asked for updates within `SEEN_DAYS`.
+        share: Which part of all installations that is, or of all checks where no installation tells its id; 0 to 1.
+        downloaded, staged, running, failed, rolled_back: How often that was told of it within `KEPT_DAYS`.
+    """
+
+    version: str
+    installations: int
+    checks: int
+    share: float
+    downloaded: int
+    staged: int
+    running: int
+    failed: int
+    rolled_back: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as what JSON has: the attributes by name."""
+        return asdict(self)
+
+
+class Fleet:
+    """The counts of one catalogue. Any number of processes may count in it at once.
+
+    Args:
+        catalogue: Where the counts are, and whose rollouts are paused.
+        now: Gives the time, UTC.
+    """
+
+    def __init__(self, catalogue: SqlCatalogue, now: Callable[[], datetime] = _now) -> None:
+        self._catalogue = catalogue
+        self._now = now
+        self._pruned: date | None = None
+
+    def record(self, batch: Batch) -> bool:
+        """Count the reports of a batch and pause what does too badly by now; return False if it was counted before.
+
+        Raises:
+            CatalogueError, CatalogueUnavailableError: nothing was counted; the batch may be sent again.
+        """
+        now = self._now()
+        today = now.date()
+        outcomes_told = told(batch, self._catalogue.snapshot())
+        with self._transaction() as connection:
+            if not insert(connection, batches, {"batch": batch.batch, "day": today}):
+                return False
+            _count(connection, batch, today)
+            known = _last_outcome(connection, batch)
+            new = sorted((each for each in outcomes_told if str(each) != known), key=str)
+            tallies = [tally(connection, each, today) for each in new]
+            last = str(outcomes_told[-1]) if outcomes_told else known
+            if batch.installation is not None:
+                put(connection, installations, _installation(batch, today, last))
+        signals.emit(signals.reports_received, self, batch=batch)
+        self._pause([each for each in tallies if each.is_too_bad], now)
+        self._prune(today)
+        return True
+
+    def versions(self, channel: str | None = None, platform: str | None = None) -> list[InField]:
+        """Return what is known of each version, the most widespread first.
+
+        Args:
+            channel: Only of programs that follow this one. Default: all.
+            platform: Only of programs that run there. Default: all.
+
+        Raises:
+            CatalogueUnavailableError: it cannot be told now.
+        """
+        today = self._now().date()
+        asked = {"channel": channel, "platform": platform}
+        of_whom = {name: value for name, value in asked.items() if value is not None}
+        kept, seen = (today - timedelta(days=days) for days in (KEPT_DAYS, SEEN_DAYS))
+        is_check = counts.c.event == Event.CHECKED.value
+        events = (
+            select(counts.c.version, counts.c.event, func.sum(counts.c.count))
+            .where(counts.c.day > kept, or_(~is_check, counts.c.day > seen))
+            .where(*(counts.c[name] == value for name, value in of_whom.items()))
+            .group_by(counts.c.version, counts.c.event)
+        )
+        running = (
+            select(installations.c.version, func.count())
+            .where(installations.c.seen > seen)
+            .where(*(installations.c[name] == value for name, value in of_whom.items()))
+            .group_by(installations.c.version)
+        )
+        with self._transaction() as connection:
+            told = Counter({(version, event): int(sum_) for version, event, sum_ in connection.execute(events)})
+            there = {version: int(count) for version, count in connection.execute(running)}
+        return _in_field(told, there)
+
+    def _pause(self, tallies: list[Tally], now: datetime) -> None:
+        for each in tallies:
+            release = pause(self._catalogue, each, now)
+            if release is not None:
+                channel = each.placement.channel
+                signals.emit(signals.rollout_paused, self, release=release, channel=channel, why=str(each))
+
+    def _prune(self, today: date) -> None:
+        """Once a day, forget what is too old to be of interest; if that does not go now, then another day."""
+        if self._pruned == today:
+            return
+        self._pruned = today
+        oldest = today - timedelta(days=KEPT_DAYS)
+        try:
+            with self._transaction() as connection:
+                for table, column in ((batches, "day"), (counts, "day"), (outcomes, "day"), (installations, "seen")):
+                    connection.execute(delete(table).where(table.c[column] <= oldest))
+        except CatalogueUnavailableError as error:
+            _log.info("old counts stay for now: %s", error)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        try:
+            with self._catalogue.engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise CatalogueUnavailableError(self._catalogue.url, str(error)) from error
+
+
+def _count(connection: Connection, batch: Batch, today: date) -> None:
+    """Add to the counts of the days that the reports are of, as far as the client's clock can be believed."""
+    oldest = today - timedelta(days=KEPT_DAYS)
+    added = Counter(
+        (min(each.at.date(), today), str(each.subject), each.event.value)
+        for each in batch.reports
+        if each.at.date() > oldest
+    )
+    for (day, version, event), number in sorted(added.items()):  # in one order, so that no two wait for each other
+        row = {"day": day, "version": version, "platform": batch.platform, "channel": batch.channel, "event": event}
+        if add_if_there(connection, counts, row, "count", number):
+            continue
+        rows = connection.scalar(select(func.count()).select_from(counts).where(counts.c.day == day))
+        if rows is not None and rows >= MOST_COUNTS:
+            row |= {"version": OTHER, "platform": OTHER, "channel": OTHER}
+        add(connection, counts, row, "count", number)
+
+
+def _last_outcome(connection: Connection, batch: Batch) -> str:
+    """Return the last outcome that an installation told of before, so that it is not counted again."""
+    return connection.scalar(select(installations.c.outcome).where(installations.c.id == batch.installation)) or ""
+
+
+def _installation(batch: Batch, today: date, outcome: str) -> dict[str, object]:
+    return {
+        "id": batch.installation,
+        "version": str(batch.reports[-1].version),
+        "platform": batch.platform,
+        "channel": batch.channel,
+        "seen": today,
+        "outcome": outcome,
+    }
+
+
+def _in_field(told: Counter[tuple[str, str]], there: dict[str, int]) -> list[InField]:
+    versions = {version for version, _ in told} | set(there)
+    checks = {version: told[version, Event.CHECKED.value] for version in versions}
+    presence = there or checks
+    total = sum(presence.values())
+    found = [
+        InField(
+            version=version,
+            installations=there.get(version, 0),
+            checks=checks[version],
+            share=presence.get(version, 0) / total if total else 0.0,
+            downloaded=told[version, Event.DOWNLOADED.value],
+            staged=told[version, Event.STAGED.value],
+            running=told[version, Event.RUNNING.value],
+            failed=told[version, Event.FAILED.value],
+            rolled_back=told[version, Event.ROLLED_BACK.value],
+        )
+        for version in versions
+    ]
+    return sorted(found, key=lambda each: (-each.share, -each.checks, each.version))
