@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 import click
 from semver import Version
 
-from patchify.client.config import Config
+from patchify.client.config import Config, UpdateDocuments
 from patchify.client.installer import Installer
 from patchify.client.kinds import installer_for
 from patchify.client.launcher import Launcher
@@ -36,6 +36,16 @@ _LONGEST = 86_400_000  # seconds
 _PHASES = {Phase.STAGED: "ready", Phase.ARMED: "on trial", Phase.RETURNING: "being taken back"}
 _RUNNERS = (
     "bash bun dash deno dotnet env gunicorn java lua nice node nohup perl php pypy python ruby sh sudo uvicorn uwsgi"
+)
+_SAME = (  # options of run that are arguments of Config
+    "appname",
+    "channel",
+    "platform",
+    "pin",
+    "allow_downgrade",
+    "update_documents",
+    "reports",
+    "report_installation",
 )
 _NOT_MEANT = frozenset(_RUNNERS.split())  # by a command that begins with it: that is not what is to be updated
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -248,6 +258,19 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
 @click.option(
     "--version", metavar="SEMVER", help="The version that is installed now; needed until an update has been confirmed."
 )
+@click.option("--appname", metavar="NAME", help="The application's name.  [default: the first that the server says]")
+@click.option("--channel", metavar="NAME", default="stable", help="Which releases it is to get.")
+@click.option("--platform", metavar="NAME", help="What it runs on.  [default: found out]")
+@click.option("--pin", metavar="RANGE", help="Only these versions: 1.4.2, or >=1.4.0,<2.0.0.")
+@click.option("--allow-downgrade", is_flag=True, help="Go back to an older version if the present one is withdrawn.")
+@click.option(
+    "--update-documents",
+    type=click.Choice(get_args(UpdateDocuments)),
+    default="auto",
+    help="Whether the server must tell of updates in a way that cannot be replayed.",
+)
+@click.option("--reports", is_flag=True, help="Tell the server how updates went.")
+@click.option("--report-installation", is_flag=True, help="Put a random id of this installation into these reports.")
 @click.option(
     "--program",
     type=click.Path(path_type=Path),
@@ -331,6 +354,7 @@ def _plan(command: tuple[str, ...], options: dict[str, Any]) -> Plan:
             check_interval=timedelta(seconds=options["interval"]),
             automatic="stage",
             executable=plan.target,
+            **{name: options[name] for name in _SAME if options[name] is not None},
             health=options["health_url"],
             trial_period=timedelta(seconds=options["trial_period"]),
             trial_timeout=timedelta(seconds=options["trial_timeout"]),

@@ -28,6 +28,7 @@ from patchify.client.supply import Supply, launch_of
 from patchify.client.trial import Trial
 from patchify.client.watch import Watch, give_back
 from patchify.errors import PatchifyError, UpdateInProgressError
+from patchify.reports import Event
 
 _log = logging.getLogger(__name__)
 
@@ -324,6 +325,8 @@ class Launcher:
         if watched is not None and good == watched.release:
             _log.info("version %s is confirmed", good.version)
             signals.emit(signals.update_confirmed, self, version=good.version)
+            if self._supply is not None:
+                self._supply.tell(Event.RUNNING, good.version)
             self._end_trial()
         return None
 
@@ -391,3 +394,5 @@ class Launcher:
         )
         if self._plan.config is not None:
             self._installer.told()
+        if self._supply is not None:
+            self._supply.tell(Event.ROLLED_BACK, bad.release.version, bad.reason)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
+import threading
 from dataclasses import replace
 
 from semver import Version
@@ -15,9 +17,12 @@ from patchify.client.installer import Installer
 from patchify.client.kinds import installer_for
 from patchify.client.plan import Plan
 from patchify.client.polling import Poller
+from patchify.client.reporter import Reporter
 from patchify.client.restarter import Launch, lies_within
+from patchify.client.transport import Transport
 from patchify.client.updater import Updater
 from patchify.errors import PatchifyError
+from patchify.reports import Event
 
 _log = logging.getLogger(__name__)
 
@@ -28,8 +33,7 @@ class Supply:
     Args:
         plan: What it is for.
         config: The configuration for the version that the plan knows.
-        ears: Knows the signals that a process started here is to have blocked.
-    """
+        ears: Knows the signals that a process started here is to have blocked."""
 
     def __init__(self, plan: Plan, config: Config, ears: Ears) -> None:
         self._plan = plan
@@ -37,6 +41,8 @@ class Supply:
         self._ears = ears
         self._installer = installer_for(plan.target)
         self._poller = Poller(self._tick, plan.interval)
+        self._post = Transport(config, lambda seconds: False)
+        self._reporter = Reporter(config, self._installer, self._post.report)
         self._updater: Updater | None = None
         self._started = False
 
@@ -51,7 +57,15 @@ class Supply:
         if self._updater is not None:
             self._updater.close()
         self._poller.close()
+        self._post.close()
         self._installer.retire()
+
+    def tell(self, event: Event, release: Version, reason: str = "") -> None:
+        """Tell the server what became of a release, if that is wanted, without waiting for it."""
+        if self._config.reports:
+            self._reporter.tell(event, release, reason)
+            with contextlib.suppress(RuntimeError):  # there is no thread to be had; the next look sends it
+                threading.Thread(target=self._reporter.flush, name="patchify-reports", daemon=True).start()
 
     def _tick(self) -> float:
         # What a smoke test starts is to be able to hear signals. Those that come meanwhile are heard a moment later.
