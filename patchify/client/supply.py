@@ -33,7 +33,8 @@ class Supply:
     Args:
         plan: What it is for.
         config: The configuration for the version that the plan knows.
-        ears: Knows the signals that a process started here is to have blocked."""
+        ears: Knows the signals that a process started here is to have blocked.
+    """
 
     def __init__(self, plan: Plan, config: Config, ears: Ears) -> None:
         self._plan = plan
