@@ -71,7 +71,12 @@ def publish(
         raise _nonsense("published again", release, placed, "publish a new version")
     elif placed.state is ReleaseState.DRAFT and not publication.draft:
         _refuse_lower(releases, release, publication.channel, force=publication.force)
-        placed = replace(placed.become(ReleaseState.LIVE, now), schedule=publication.schedule)
+        placed = replace(
+            placed.become(ReleaseState.LIVE, now),
+            schedule=publication.schedule,
+            pause_above=publication.pause_above,
+            pause_after=publication.pause_after,
+        )
     return release.with_placement(placed)
 
 

@@ -251,8 +251,9 @@ def test_a_draft_that_is_published_again_goes_live_unless_it_is_a_draft_again(pu
     put("1.0.0", draft=True)
     put("1.0.0", draft=True)
     assert placed(catalogue).state is DRAFT
-    put("1.0.0", schedule=TEN)
-    assert (placed(catalogue).state, placed(catalogue).schedule) == (LIVE, TEN)
+    put("1.0.0", schedule=TEN, pause_above=5)
+    now = placed(catalogue)
+    assert (now.state, now.schedule, now.pause_above) == (LIVE, TEN, 5)
 
 
 def test_what_was_withdrawn_is_not_published_again(publisher, put):
