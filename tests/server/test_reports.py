@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from flask import Flask
 
+from patchify.client.reports import Reports
 from patchify.errors import CatalogueUnavailableError, ConfigError
 from patchify.reports import MOST_BYTES, Batch, Event, Report
 from patchify.server import patchify_bp
@@ -73,6 +74,18 @@ def test_reports_are_counted_once_and_answered_with_nothing(client, checks):
         response = client.post("/api/reports", data=body, **JSON)
         assert (response.status_code, response.data) == (204, b"")
         assert "Content-Type" not in response.headers
+    assert checks() == 1
+
+
+def test_the_queue_of_a_client_is_what_is_taken(client, checks, tmp_path):
+    def send(body):
+        assert client.post("/api/reports", data=body, **JSON).status_code == 204
+
+    reports = Reports(tmp_path / "reports.jsonl", send)
+    reports.add(Event.CHECKED, "1.0.0")
+    reports.add(Event.FAILED, "1.0.0", "2.0.0", "Error: \u00dcberlauf in\n/home/somebody")
+    reports.flush("app", "linux-x86_64", "stable", "1b4e28ba-2fa1-41d2-883f-0016d3cca427")
+    assert (tmp_path / "reports.jsonl").read_bytes() == b""
     assert checks() == 1
 
 
