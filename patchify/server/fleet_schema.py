@@ -61,7 +61,8 @@ outcomes = Table(
 
 def insert(connection: Connection, table: Table, row: Mapping[str, object]) -> bool:
     """Insert a row; return False if it is there already."""
-    return connection.execute(_inserting(connection, table).values(**row).on_conflict_do_nothing()).rowcount == 1
+    statement = _inserting(connection, table).values(**row).on_conflict_do_nothing()
+    return connection.execute(statement.returning(*table.primary_key)).first() is not None
 
 
 def put(connection: Connection, table: Table, row: Mapping[str, object]) -> None:
