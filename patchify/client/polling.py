@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 _log = logging.getLogger(__name__)
 
-JITTER = 0.1  # of the interval, either way: a fleet that was started together does not ask together
+JITTER = 0.1  # of the interval, either way
 
 
 class Poller:
@@ -21,16 +21,24 @@ class Poller:
 
     Args:
         tick: One iteration. Returns the seconds to wait at least before the next one; what it raises is logged.
-        interval: Seconds between two ticks, or None for only the first.
+        interval: Seconds between two ticks, or None for only the first. The second tick comes anywhere within it, so
+            that a fleet that was started together, as after a power cut, does not go on asking together.
+        least: Seconds that lie between two ticks at least.
         chance: Gives a random number from 0 to 1.
     """
 
     def __init__(
-        self, tick: Callable[[], float], interval: float | None, chance: Callable[[], float] = random.random
+        self,
+        tick: Callable[[], float],
+        interval: float | None,
+        least: float = 0,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._tick = tick
         self._interval = interval
+        self._least = least
         self._chance = chance
+        self._waited = False
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
         self._closed = threading.Event()
@@ -44,7 +52,9 @@ class Poller:
         """Return the seconds until the next tick, with jitter; None if there is none."""
         if self._interval is None:
             return None
-        return max(at_least, self._interval * (1 + JITTER * (2 * self._chance() - 1)))
+        waited, self._waited = self._waited, True
+        part = 1 + JITTER * (2 * self._chance() - 1) if waited else self._chance()
+        return max(at_least, self._least, self._interval * part)
 
     def close(self, patience: float = 5) -> None:
         """Let no tick follow, and wait up to ``patience`` seconds for one that runs."""

@@ -26,6 +26,8 @@ from patchify.reports import Event
 
 _log = logging.getLogger(__name__)
 
+_LEAST = 60.0  # seconds between two looks, unless the interval is shorter
+
 
 class Supply:
     """Brings new releases and makes them ready, now and then, in a thread of its own.
@@ -41,7 +43,7 @@ class Supply:
         self._config = config
         self._ears = ears
         self._installer = installer_for(plan.target)
-        self._poller = Poller(self._tick, plan.interval)
+        self._poller = Poller(self._tick, plan.interval, min(plan.interval, _LEAST))
         self._post = Transport(config, lambda seconds: False)
         self._reporter = Reporter(config, self._installer, self._post.report)
         self._updater: Updater | None = None

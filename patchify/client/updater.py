@@ -298,8 +298,10 @@ class Updater:
                 return
             if self._installer.state().on_trial is not None:
                 self._trial.listen()
-            interval = self.config.check_interval
-            self._poller = Poller(self._elected_tick, interval.total_seconds() if interval else None)
+            interval, least = self.config.check_interval, self.config.least_interval
+            assert least is not None
+            seconds = interval.total_seconds() if interval else None
+            self._poller = Poller(self._elected_tick, seconds, least.total_seconds())
         self._poller.start()
 
     def close(self) -> None:

@@ -72,11 +72,18 @@ def test_its_threads_are_daemons_with_a_name(poll):
 
 @pytest.mark.parametrize(("chance", "wait"), [(0.0, 90.0), (0.5, 100.0), (1.0, 110.0)])
 def test_the_wait_is_up_to_a_tenth_longer_or_shorter(chance, wait):
-    assert Poller(Ticks(), 100, lambda: chance).wait() == pytest.approx(wait)
+    poller = Poller(Ticks(), 100, chance=lambda: chance)
+    poller.wait()
+    assert poller.wait() == poller.wait() == pytest.approx(wait)
+
+
+@pytest.mark.parametrize(("chance", "wait"), [(0.0, 5.0), (0.01, 5.0), (0.5, 50.0), (1.0, 100.0)])
+def test_the_first_wait_is_anywhere_within_the_interval_but_not_too_short(chance, wait):
+    assert Poller(Ticks(), 100, 5, lambda: chance).wait() == wait
 
 
 def test_a_tick_may_ask_for_more_time_but_not_for_less():
-    poller = Poller(Ticks(), 100, lambda: 0.5)
+    poller = Poller(Ticks(), 100, chance=lambda: 0.5)
     assert poller.wait(500) == 500
     assert poller.wait(1) == 100
 
