@@ -117,7 +117,8 @@ class Sending:
 
     def _follow(self, error: UploadOffsetError) -> None:
         """Go on where the server says."""
-        if not 0 <= error.offset < self._upload.size:
+        asked = self._there in (None, self._upload.size)
+        if not 0 <= error.offset <= self._upload.size or (asked and error.offset == self._upload.size):
             raise error
         self._patience.reached(error.offset)
         if self._there is not None:  # another one sends the same file, or what was there is gone

@@ -242,9 +242,18 @@ def test_what_arrives_damaged_again_and_again_is_given_up(publisher, wire, file)
 def test_two_who_send_the_same_file_both_come_to_an_end(publisher, wire, file, folder):
     other = iter([partial(publisher.publish, file, ONE), lambda: None])
     publisher._pause = lambda _: next(other)()  # while the first waits, the second sends all of it
-    wire.faults = [None, None, answer(409, retry=True, offset=5)]
+    wire.faults = [None, None, answer(409, retry=True, offset=MIB)]
     assert publisher.publish(file, ONE).version == V1
     assert (folder / "app-1.0.0").read_bytes() == DATA
+
+
+def test_what_another_one_sent_to_its_end_is_only_to_be_published(publisher, wire, file, folder):
+    def finish(done):
+        if done == MIB + MIB // 2:
+            (folder / ".incoming" / f"{SHA}.part").write_bytes(DATA)
+
+    assert publisher.publish(file, ONE, finish).version == V1
+    assert sent(wire) == [MIB, MIB]
 
 
 def test_a_server_that_never_has_enough_is_given_up(publisher, wire, file):

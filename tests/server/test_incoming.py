@@ -3,7 +3,7 @@ import hashlib
 import io
 import os
 import random
-from io import FileIO
+import resource
 from types import SimpleNamespace
 
 import pytest
@@ -180,19 +180,15 @@ def test_what_cannot_fit_is_refused_before_a_byte_is_read(storage, uploads, monk
     assert names(storage) == []
 
 
-def test_a_disk_that_is_full_is_not_kept_full(storage, uploads, monkeypatch):
+def test_a_disk_that_is_full_is_not_kept_full(storage, uploads):
     uploads.append(SHA, 0, SIZE, reader(DATA[:BLOCK]))
-    real = FileIO.write
-
-    class Full(FileIO):
-        def write(self, data):
-            if self.tell() > BLOCK + 1000:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return real(self, data[:1001])  # it takes a part first
-
-    monkeypatch.setattr(incoming, "FileIO", Full)
-    with pytest.raises(StorageUnavailableError, match="No space left on device"):
-        uploads.append(SHA, BLOCK, SIZE, reader(DATA[BLOCK:]))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (BLOCK + 1000, hard))  # a write takes what fits, and the next one fails
+    try:
+        with pytest.raises(StorageUnavailableError, match="File too large"):
+            uploads.append(SHA, BLOCK, SIZE, reader(DATA[BLOCK:]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert names(storage) == []
 
 
