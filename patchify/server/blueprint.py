@@ -112,7 +112,7 @@ def _route(rule: str) -> Callable[[View], View]:
                 response = _text(500, _FAILURES.get(type(error), "Cannot read release file"))
             if _request_log.isEnabledFor(logging.INFO) and not response.direct_passthrough:  # a stream: when it ends
                 sent = 0 if method == "HEAD" else response.content_length or 0
-                _log_request(method, request.path, response.status_code, sent, environ[_STARTED])
+                log_request(method, request.path, response.status_code, sent, environ[_STARTED])
             return response
 
         patchify_bp.add_url_rule(rule, view.__name__, answer, methods=_METHODS, provide_automatic_options=False)
@@ -175,7 +175,7 @@ def releases(version: str) -> Response:
             _log.warning("%s ended after %d of %d bytes", path, sent, size)
             signals.emit(signals.release_aborted, core, version=version, sent=sent, size=size)
         if response.direct_passthrough:
-            _log_request(method, path, response.status_code, sent, started)
+            log_request(method, path, response.status_code, sent, started)
 
     response = deliver(request, file, release.sha256, core.config, finish)
     if not response.direct_passthrough and response.status_code < 300 and method == "GET":
@@ -190,7 +190,7 @@ def _answer_for_nothing(prefix: str) -> Response | None:
     handlers = current_app.error_handler_spec[None]
     if handlers.get(404) or handlers.get(None):
         return None
-    _log_request(request.method, request.path, 404, 0, time.perf_counter())
+    log_request(request.method, request.path, 404, 0, time.perf_counter())
     return _empty(404)
 
 
@@ -216,7 +216,8 @@ def _not_allowed() -> Response:
     return response
 
 
-def _log_request(method: str, path: str, status: int, sent: int, started: float) -> None:
+def log_request(method: str, path: str, status: int, sent: int, started: float) -> None:
+    """Write the line of a request to the log ``patchify.server.requests``; ``started`` is of `time.perf_counter`."""
     if _request_log.isEnabledFor(logging.INFO):
         shown = path if path.isascii() and path.isprintable() else ascii(path)  # no forged lines
         milliseconds = (time.perf_counter() - started) * 1000

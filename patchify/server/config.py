@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import stat
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -37,6 +38,7 @@ _NUMBERS = {  # name: the least, the most, what it is
 }
 _TOKEN = re.compile(r"[A-Za-z0-9_~+=-]{32,}")  # no dot and no slash: a path that is not there is no token
 _LEAST_OF_TOKEN = 32  # characters
+_SQLITE = re.compile(r"(sqlite(?:\+[a-z]+)?:///)(?!:memory:|file:)([^?]+)(.*)")
 
 _log = logging.getLogger(__name__)
 
@@ -125,10 +127,67 @@ class Config:
         except ConfigError as error:
             raise ConfigError(PREFIX + error.key.upper(), error.problem) from error.__cause__
 
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Self:
+        """Take the same keys from a TOML file; relative paths in it begin at its folder.
+
+        Raises:
+            ConfigError: the file cannot be read, or a key is missing, wrong, or not known.
+        """
+        return cls.from_mapping(read_settings(path))
+
 
 def names() -> tuple[str, ...]:
     """Return the names of all settings; their keys are these in upper case after `PREFIX`."""
     return tuple(each.name for each in fields(Config) if each.init)
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the keys of a TOML file, as ``app.config`` takes them, with absolute paths.
+
+    Raises:
+        ConfigError: the file cannot be read, or has a key that Patchify does not know.
+    """
+    try:
+        with open(path, "rb") as file:
+            settings = tomllib.load(file)
+    except (OSError, ValueError) as error:  # ValueError: no TOML, no UTF-8, or a null character in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(os.fspath(path), f"cannot be read: {reason}") from error
+    known = [PREFIX + name.upper() for name in names()]
+    unknown = next((key for key in settings if key.startswith(PREFIX) and key not in known), None)
+    if unknown is not None:
+        raise ConfigError(unknown, f"is no setting of Patchify, which are {', '.join(known)}")
+    folder = Path(path).absolute().parent
+    for name, resolve in _PATHS.items():
+        value = settings.get(PREFIX + name)
+        if isinstance(value, str) and value and "\0" not in value:  # what is wrong is told later
+            settings[PREFIX + name] = resolve(folder, value)
+    return settings
+
+
+def _path(folder: Path, path: str) -> str:
+    return str(folder / path)
+
+
+def _secret(folder: Path, text: str) -> str:
+    """Return the path that a text is, or the text where it may be a secret: no error about a path must show it."""
+    path = os.path.join(folder, text)
+    return path if len(text) < _LEAST_OF_TOKEN or os.path.isfile(path) else text
+
+
+def _database(folder: Path, url: str) -> str:
+    """Return a URL, with the path of its SQLite file made absolute if it is that of one."""
+    found = _SQLITE.fullmatch(url)
+    return url if found is None else f"{found[1]}{folder / found[2]}{found[3]}"
+
+
+_PATHS: dict[str, Callable[[Path, str], str]] = {
+    "RELEASES": _path,
+    "KEY": _secret,
+    "PUBLISH_TOKEN": _secret,
+    "CATALOGUE": _database,
+}
 
 
 def is_token(text: str) -> bool:

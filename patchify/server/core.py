@@ -27,7 +27,7 @@ from patchify.releases import Placement, Release, ReleaseState, now
 from patchify.server.catalogue import Catalogue, FixedCatalogue
 from patchify.server.config import Config
 from patchify.server.documents import Clock, Issuer, SignedDocument
-from patchify.server.storage import FolderStorage
+from patchify.server.storage import FolderStorage, detect_format
 from patchify.versions import parse_version
 
 _log = logging.getLogger(__name__)
@@ -130,10 +130,12 @@ class Core:
 
     def _described(self, release: Release) -> Release:
         """Return a release of the configuration with what its file says of it; all may have it."""
-        found = self.storage.path(release).stat()
+        with self.storage.open(release) as file:
+            found = os.fstat(file.fileno())
+            form = detect_format(file)
         published = datetime.fromtimestamp(int(found.st_mtime), UTC)
         live = Placement(self.config.channel, ReleaseState.LIVE, since=published, changed=published, seed="")
-        return replace(release, size=found.st_size, published=published, placements=(live,))
+        return replace(release, size=found.st_size, format=form, published=published, placements=(live,))
 
     def _check(self, releases: list[Release], progress: CheckProgress | None) -> int:
         """Hash all files and return their bytes; the first that is wrong raises."""
