@@ -65,7 +65,7 @@ def _begin(name: str, config: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         key = SigningKey.load_or_create(folder / "key")
         (folder / "releases").mkdir(exist_ok=True)
-        SqlCatalogue(url).create()
+        SqlCatalogue(url).upgrade()
         write_durably(config, _SETTINGS.format(name=json.dumps(name, ensure_ascii=False)).encode())
     except OSError as error:
         raise StorageUnavailableError(error.filename or folder, error) from error
