@@ -100,11 +100,13 @@ class Issuer:
         now, found = self._clock(), self._latest
         if found is None or now not in found[0]:
             with self._lock:
-                place = self._place(self._config.channel, self._config.platform)
-                period = self._period(place, now)
-                complete = (offer.version for offer in place.offers(period.start) if offer.complete)
-                version = next(complete, Version(0))
-                found = self._latest = period, version, self._sign(LatestVersion(version).to_bytes())
+                found = self._latest
+                if found is None or now not in found[0]:
+                    place = self._place(self._config.channel, self._config.platform)
+                    period = self._period(place, now)
+                    complete = (offer.version for offer in place.offers(period.start) if offer.complete)
+                    version = next(complete, Version(0))
+                    found = self._latest = period, version, self._sign(LatestVersion(version).to_bytes())
         return found[1:]
 
     def update(self, channel: str, platform: str) -> SignedDocument:

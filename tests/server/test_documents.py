@@ -1,4 +1,3 @@
-import dataclasses
 import hashlib
 import json
 import threading
@@ -8,13 +7,14 @@ import pytest
 
 from patchify.errors import PlaceNotFoundError
 from patchify.keys import SigningKey, decode_signature
-from patchify.messages import UpdateDocument
+from patchify.messages import Rollout, UpdateDocument
 from patchify.releases import MOST_NOTES, Placement, Release, ReleaseState, Schedule
 from patchify.server import Config
 from patchify.server.catalogue import Snapshot
 from patchify.server.documents import MOST_BYTES, Issuer
 from patchify.versions import parse_version
 from tests.conftest import KEY
+from tests.running import PATIENCE
 
 MOMENT = datetime(2026, 11, 23, 18, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -91,3 +91,220 @@ def test_a_document_says_all_that_a_client_needs(key):
         "withdrawn": [{"version": "1.5.0", "sha256": hashlib.sha256(b"1.5.0").hexdigest()}],
     }
     assert UpdateDocument.parse(signed.body).to_bytes() == signed.body
+
+
+# When ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_document_is_signed_once_and_anew_at_each_quarter_of_its_life():
+    server = Server(release("1.0.0"), document_life=4)
+    first = server.issuer.update("stable", "any")
+    server.now += timedelta(minutes=59, seconds=59)
+    assert server.issuer.update("stable", "any") is first
+    server.now += timedelta(seconds=1)
+    second = server.issuer.update("stable", "any")
+    assert second is server.issuer.update("stable", "any")
+    assert [UpdateDocument.parse(each.body).issued for each in (first, second)] == [MOMENT + HOUR, MOMENT + 2 * HOUR]
+    assert UpdateDocument.parse(second.body).expires == MOMENT + 6 * HOUR
+
+
+@pytest.mark.parametrize("life", [1, 7, 168])
+def test_no_document_is_served_that_is_older_than_a_quarter_of_its_life(life):
+    server = Server(release("1.0.0"), document_life=life)
+    for minutes in range(0, 60 * 24 * 5, 37):
+        server.now = MOMENT + timedelta(minutes=minutes)
+        document = server.ask()
+        assert document.issued <= server.now < document.issued + timedelta(hours=life) / 4
+        assert document.expires - document.issued == timedelta(hours=life)
+
+
+def test_all_workers_sign_the_same_bytes_whenever_they_are_asked():
+    releases = [release("1.0.0"), release("2.0.0", rollout="10,50@1d,100@3d")]
+    worn = Server(*releases)
+    for minutes in range(0, 60 * 24 * 5, 59):
+        fresh = Server(*reversed(releases))
+        worn.now = fresh.now = MOMENT + timedelta(minutes=minutes)
+        assert worn.issuer.update("stable", "any") == fresh.issuer.update("stable", "any")
+        fresh.now = worn.ask().issued
+        assert worn.issuer.update("stable", "any") == fresh.issuer.update("stable", "any")
+
+
+def test_a_step_of_a_schedule_is_told_in_the_moment_in_which_it_comes():
+    server = Server(release("2.0.0", rollout="10,50@30m,100@90m"), now=MOMENT)
+    told = []
+    for minutes in (0, 29, 30, 89, 90, 719):
+        server.now = MOMENT + timedelta(minutes=minutes)
+        document = server.ask()
+        told.append(((document.issued - MOMENT) // timedelta(minutes=1), document.releases[0].rollout))
+    ten, fifty = Rollout(10, "5eed"), Rollout(50, "5eed")
+    assert told == [(0, ten), (0, ten), (30, fifty), (30, fifty), (90, None), (90, None)]
+
+
+def test_what_a_pause_holds_back_is_not_offered_and_its_steps_pass_untold():
+    server = Server(release("2.0.0", state="paused", rollout="10,50@30m"), release("1.0.0"))
+    assert server.ask().issued == MOMENT
+    assert server.offered() == ["1.0.0"]
+
+
+def test_a_document_is_issued_when_the_catalogue_changed_if_that_was_after_the_point_of_the_grid():
+    revision = int((MOMENT + HOUR).timestamp() * 1000) + 999
+    document = Server(release("1.0.0"), revision=revision, now=MOMENT + 2 * HOUR).ask()
+    assert (document.issued, document.serial) == (MOMENT + HOUR, revision)
+
+
+def test_a_change_that_is_still_to_come_by_the_clock_gives_no_document_from_the_future():
+    revision = int((MOMENT + HOUR).timestamp() * 1000)
+    server = Server(release("1.0.0"), revision=revision, now=MOMENT)
+    assert server.ask().issued <= MOMENT
+    server.now = MOMENT + HOUR
+    assert server.ask().issued == MOMENT + HOUR
+
+
+def test_a_clock_that_is_put_back_gives_a_document_of_then():
+    server = Server(release("1.0.0"), document_life=4, now=MOMENT + 5 * HOUR)
+    server.ask()
+    server.now = MOMENT + 2 * HOUR
+    assert server.ask().issued == MOMENT + 2 * HOUR
+
+
+def test_without_a_revision_the_serial_is_the_time_of_issue():
+    server = Server(release("1.0.0"), revision=None, now=MOMENT + 5 * HOUR)
+    assert server.ask().serial == int(server.ask().issued.timestamp()) * 1000
+
+
+def test_of_those_who_ask_at_once_one_signs(monkeypatch):
+    server, signed, meeting = Server(release("1.0.0")), [], threading.Barrier(4)
+    sign = SigningKey.sign
+    monkeypatch.setattr(SigningKey, "sign", lambda key, body: signed.append(body) or sign(key, body))
+
+    def ask():
+        meeting.wait(PATIENCE)
+        server.issuer.update("stable", "any")
+        server.issuer.latest()
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(signed) == len(set(signed)) == 2
+
+
+# Where ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_channel_or_platform_that_nothing_is_in_is_not_there():
+    server = Server(release("1.0.0", platform="plan9-mips"))
+    with pytest.raises(PlaceNotFoundError, match=r"^Channel nightly not found$"):
+        server.ask("nightly")
+    with pytest.raises(PlaceNotFoundError, match=r"^Platform cpm-z80 not found$"):
+        server.ask("stable", "cpm-z80")
+    assert server.offered("stable", "plan9-mips") == ["1.0.0"]
+    assert server.offered("stable", "windows-arm64") == []
+
+
+def test_the_configured_channel_is_there_before_anything_is_published():
+    assert Server(channel="beta").offered("beta") == []
+    with pytest.raises(PlaceNotFoundError):
+        Server(channel="beta").ask("stable")
+
+
+def test_the_path_leads_to_just_this_build_whatever_platform_the_server_is_for():
+    builds = [release("1.0.0", platform=each, sha256=each[0] * 64) for each in ("any", "linux-x86_64")]
+    builds[1] = Release(**{**vars(builds[1]), "sha256": "b" * 64})
+    for default in ("any", "linux-x86_64"):
+        server = Server(*builds, platform=default)
+        for asked in ("any", "linux-x86_64", "windows-arm64"):
+            (offer,) = server.ask("stable", asked).releases
+            named = offer.path.partition("?platform=")[2] or default
+            assert server.issuer.snapshot.find("1.0.0", named).sha256 == offer.sha256
+
+
+# What ----------------------------------------------------------------------------------------------------------------
+
+
+def test_drafts_what_nobody_may_have_and_empty_files_are_not_offered():
+    server = Server(
+        release("1.0.0"),
+        release("2.0.0", state="draft"),
+        release("3.0.0", rollout="0"),
+        release("4.0.0", size=0),
+        release("5.0.0", "beta"),
+    )
+    assert server.offered() == ["1.0.0"]
+
+
+def test_what_is_withdrawn_is_told_latest_first_for_every_build_that_runs_there():
+    server = Server(
+        release("1.0.0", state="withdrawn", changed=MOMENT + HOUR, platform="linux-x86_64"),
+        release("2.0.0", state="withdrawn", changed=MOMENT + 2 * HOUR),
+        release("3.0.0", state="withdrawn", platform="windows-arm64"),
+        release("1.0.0", state="withdrawn", sha256="ab" * 32),
+        release("4.0.0", "beta", state="withdrawn"),
+    )
+    told = [f"{each.version} {each.sha256[:2]}" for each in server.ask("stable", "linux-x86_64").withdrawn]
+    assert told == [
+        "2.0.0 " + hashlib.sha256(b"2.0.0").hexdigest()[:2],
+        "1.0.0 " + hashlib.sha256(b"1.0.0").hexdigest()[:2],
+        "1.0.0 ab",
+    ]
+
+
+def test_a_hundred_withdrawn_releases_are_told_at_most_the_latest_ones():
+    releases = [release(f"1.0.{n}", state="withdrawn", changed=MOMENT + n * HOUR) for n in range(120)]
+    told = [str(each.version) for each in Server(*releases).ask().withdrawn]
+    assert told == [f"1.0.{n}" for n in range(119, 19, -1)]
+
+
+def test_notes_are_told_newest_first_until_they_are_too_long():
+    notes = "n" * (MOST_NOTES - 2)
+    server = Server(*(release(f"1.{n}.0", notes=notes) for n in range(3)), release("1.9.0", notes="short"))
+    told = {str(each.version): each.notes for each in server.ask().releases}
+    assert told == {"1.9.0": "short", "1.2.0": notes, "1.1.0": "", "1.0.0": ""}
+    assert [
+        each.notes for each in Server(release("1.0.0", notes=notes), release("1.1.0", notes=notes)).ask().releases
+    ] == [notes] * 2
+
+
+def test_the_worst_document_is_shorter_than_what_clients_read():
+    long = "x" * 240
+    releases = [
+        release(f"1.{n}.0+{long}", notes="\n" * MOST_NOTES, platform="linux-x86_64", floor=f"1.0.0-{long}")
+        for n in range(60)
+    ]
+    gone = [release(f"2.{n}.0+{long}", state="withdrawn") for n in range(200)]
+    body = Server(*releases, *gone).issuer.update("stable", "linux-x86_64").body
+    assert MOST_BYTES - 2000 > len(body) > MOST_BYTES / 2
+    document = UpdateDocument.parse(body)
+    assert len(document.releases) == 24
+    assert 30 < len(document.withdrawn) < 40
+
+
+def test_the_latest_version_is_the_newest_that_every_cohort_may_have():
+    server = Server(
+        release("1.0.0"),
+        release("2.0.0", rollout="10,100@1d"),
+        release("3.0.0", state="paused"),
+        release("4.0.0", rollout="0", critical=True),
+        release("5.0.0", "beta"),
+        release("6.0.0", platform="linux-x86_64"),
+    )
+    assert str(server.issuer.latest()[0]) == "1.0.0"
+    assert server.issuer.latest()[1].body == b'{"version":"1.0.0"}'
+    assert server.issuer.latest()[1] is server.issuer.latest()[1]
+    server.now = MOMENT + 24 * HOUR
+    assert str(server.issuer.latest()[0]) == "2.0.0"
+    assert str(Server(release("1.0.0"), release("1.1.0", rollout="1", critical=True)).issuer.latest()[0]) == "1.1.0"
+    assert str(Server(release("6.0.0", platform="linux-x86_64"), platform="linux-x86_64").issuer.latest()[0]) == "6.0.0"
+
+
+def test_ten_thousand_releases_are_surveyed_once(monkeypatch):
+    server = Server(*(release(f"1.{n // 100}.{n % 100}") for n in range(10_000)))
+    surveys, placed = [], Snapshot.placed
+    monkeypatch.setattr(Snapshot, "placed", lambda *given: surveys.append(given) or placed(*given))
+    for hours in range(0, 1000, 10):
+        server.now = MOMENT + hours * HOUR
+        server.issuer.update("stable", "any")
+        server.issuer.latest()
+    assert len(surveys) == 1
+    assert len(server.ask().releases) == 24
