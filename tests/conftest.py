@@ -83,6 +83,9 @@ def _guardians(folder: bytes) -> set[str]:
     return found
 
 
+_of_the_session: set[int] = set()  # processes that several tests use, and that are ended after the last one
+
+
 def _alive() -> set[str]:
     threads = {f"thread {thread.name} ({thread.ident})" for thread in threading.enumerate()}
     if not Path("/proc/self/task").exists():
@@ -90,7 +93,11 @@ def _alive() -> set[str]:
     children = set()
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
-            children |= {f"process {pid}: {_command(pid)}" for pid in (task / "children").read_text().split()}
+            children |= {
+                f"process {pid}: {_command(pid)}"
+                for pid in (task / "children").read_text().split()
+                if int(pid) not in _of_the_session
+            }
     sockets = set()
     for descriptor in os.listdir("/proc/self/fd"):
         try:
@@ -107,3 +114,34 @@ def _command(pid: str) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip() or "ended, not waited for"
     except OSError:
         return "ended"
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """Return a function that gives the URL of a new, empty database; the server is started when it is first called."""
+    from tests.databases import REQUIRED, Cluster, programs
+
+    started = []
+
+    def database() -> str:
+        binaries = programs()
+        if binaries is None and os.environ.get(REQUIRED):
+            pytest.fail("PostgreSQL is not installed, and is required here")
+        if binaries is None:
+            pytest.skip("PostgreSQL is not installed")
+        if not started:
+            started.append(Cluster(binaries))
+            _of_the_session.add(started[0].start())
+        return started[0].database()
+
+    yield database
+    for cluster in started:
+        cluster.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def catalogue_url(request, tmp_path):
+    """Return the URL of an empty database of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'catalogue.db'}"
+    return request.getfixturevalue("postgresql")()
