@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, or_, select
-from sqlalchemy.exc import SQLAlchemyError
 
 from patchify import signals
-from patchify.errors import CatalogueUnavailableError
+from patchify.errors import CatalogueError, CatalogueUnavailableError
 from patchify.releases import now as _now
 from patchify.reports import Batch, Event
 from patchify.server.fleet_schema import add, add_if_there, batches, counts, insert, installations, outcomes, put
@@ -83,7 +81,7 @@ class Fleet:
         now = self._now()
         today = now.date()
         outcomes_told = told(batch, self._catalogue.snapshot())
-        with self._transaction() as connection:
+        with self._catalogue.writing() as connection:
             if not insert(connection, batches, {"batch": batch.batch, "day": today}):
                 return False
             _count(connection, batch, today)
@@ -106,7 +104,7 @@ class Fleet:
             platform: Only of programs that run there. Default: all.
 
         Raises:
-            CatalogueUnavailableError: it cannot be told now.
+            CatalogueError, CatalogueUnavailableError: it cannot be told.
         """
         today = self._now().date()
         asked = {"channel": channel, "platform": platform}
@@ -125,7 +123,7 @@ class Fleet:
             .where(*(installations.c[name] == value for name, value in of_whom.items()))
             .group_by(installations.c.version)
         )
-        with self._transaction() as connection:
+        with self._catalogue.writing() as connection:
             told = Counter({(version, event): int(sum_) for version, event, sum_ in connection.execute(events)})
             there = {version: int(count) for version, count in connection.execute(running)}
         return _in_field(told, there)
@@ -144,19 +142,11 @@ class Fleet:
         self._pruned = today
         oldest = today - timedelta(days=KEPT_DAYS)
         try:
-            with self._transaction() as connection:
+            with self._catalogue.writing() as connection:
                 for table, column in ((batches, "day"), (counts, "day"), (outcomes, "day"), (installations, "seen")):
                     connection.execute(delete(table).where(table.c[column] <= oldest))
-        except CatalogueUnavailableError as error:
+        except (CatalogueError, CatalogueUnavailableError) as error:
             _log.info("old counts stay for now: %s", error)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        try:
-            with self._catalogue.engine.begin() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise CatalogueUnavailableError(self._catalogue.url, str(error)) from error
 
 
 def _count(connection: Connection, batch: Batch, today: date) -> None:
