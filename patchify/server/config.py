@@ -103,9 +103,7 @@ class Config:
             _check_number(name, getattr(self, name))
         _check_catalogue(self.catalogue, self.versions)
         if not isinstance(self.reports, bool) or (self.reports and self.catalogue is None):
-            raise ConfigError(
-                "reports", f"{self.reports!r} is wrong: true needs a catalogue to count them in, or false"
-            )
+            raise ConfigError("reports", f"{self.reports!r} is not false, nor true with a catalogue to count them in")
         object.__setattr__(self, "signing_key", _signing_key(self.key))
         object.__setattr__(self, "folder", Path(self.releases))
         object.__setattr__(self, "hashes", MappingProxyType(dict(_hashes({} if self.catalogue else self.versions))))

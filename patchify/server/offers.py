@@ -14,7 +14,7 @@ from itertools import groupby, islice, takewhile
 
 from semver import Version
 
-from patchify.releases import Placement, Release
+from patchify.releases import Placement, Release, newest_first
 
 MOST = 24
 """So many releases are listed at most."""
@@ -71,7 +71,7 @@ def choose(offers: Sequence[Offer]) -> list[Offer]:
             for step in _steps_to(offer, ascending):
                 add(step)
 
-    whole = [offer for offer in offers if offer.for_everybody_at_once][:1]
+    whole = list(islice((offer for offer in offers if offer.for_everybody_at_once), 1))
     above = takewhile(lambda offer: offer not in whole, offers)
     for offer in (*whole, *islice(above, _MOST_ON_TOP)):  # the one for everybody must not be the one without room
         add(offer)
@@ -80,7 +80,7 @@ def choose(offers: Sequence[Offer]) -> list[Offer]:
         if line not in served:
             for offer in _until_for_everybody(members):
                 add(offer)
-    return [offer for offer in offers if str(offer.version) in chosen]
+    return sorted(chosen.values(), key=lambda offer: newest_first(offer.release), reverse=True)
 
 
 def _line(offer: Offer) -> tuple[int, int]:

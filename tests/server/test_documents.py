@@ -302,7 +302,7 @@ def test_ten_thousand_releases_are_surveyed_once(monkeypatch):
     server = Server(*(release(f"1.{n // 100}.{n % 100}") for n in range(10_000)))
     surveys, placed = [], Snapshot.placed
     monkeypatch.setattr(Snapshot, "placed", lambda *given: surveys.append(given) or placed(*given))
-    for hours in range(0, 1000, 10):
+    for hours in (1, 2, 100):
         server.now = MOMENT + hours * HOUR
         server.issuer.update("stable", "any")
         server.issuer.latest()
