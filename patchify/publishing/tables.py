@@ -20,7 +20,7 @@ def releases_table(releases: Iterable[Release], now: datetime, channel: str | No
             each.platform,
             placement.channel,
             placement.state.value,
-            _offered(placement, now) if placement.state is ReleaseState.LIVE else "-",
+            _offered(each, placement, now) if placement.state is ReleaseState.LIVE else "-",
             each.format,
             spelled_size(each.size),
             each.published.strftime(_TIME) if each.published else "-",
@@ -43,7 +43,7 @@ def release_details(release: Release, now: datetime) -> str:
         ("published", release.published.strftime(f"{_TIME} UTC") if release.published else "-"),
         ("critical", "yes: offered to everybody at once" if release.critical else "no"),
         ("floor", f"{release.floor}: older versions go there first" if release.floor else "none"),
-        *((f"in {each.channel}", ", ".join(_standing(each, now))) for each in release.placements),
+        *((f"in {each.channel}", ", ".join(_standing(release, each, now))) for each in release.placements),
     ]
     return "\n".join([columns(facts), *(["", release.notes.strip()] if release.notes.strip() else [])])
 
@@ -66,10 +66,10 @@ def spelled_size(size: int) -> str:
     return f"{amount:.1f} GiB"
 
 
-def _standing(placement: Placement, now: datetime) -> Iterator[str]:
+def _standing(release: Release, placement: Placement, now: datetime) -> Iterator[str]:
     if placement.state is ReleaseState.LIVE:
         yield f"live since {placement.since.strftime(_TIME)} UTC"
-        yield f"offered to {_offered(placement, now)}"
+        yield f"offered to {_offered(release, placement, now)}"
     else:
         yield f"{placement.state.value} since {placement.changed.strftime(_TIME)} UTC"
         yield f"rollout {placement.schedule}"
@@ -79,8 +79,10 @@ def _standing(placement: Placement, now: datetime) -> Iterator[str]:
         yield f"because: {placement.why}"
 
 
-def _offered(placement: Placement, now: datetime) -> str:
+def _offered(release: Release, placement: Placement, now: datetime) -> str:
     """Return whom a live release is offered to, and what comes next."""
+    if release.critical:
+        return "100%"
     percent = placement.percent(now)
     step = placement.next_step(now)
     if step is None:

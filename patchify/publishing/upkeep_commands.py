@@ -124,7 +124,7 @@ def prune(destination: Destination, keep: int | None, dry_run: bool, as_json: bo
     if found:
         click.echo(columns((str(each.path), spelled_size(each.size), each.why) for each in found))
     freed = spelled_size(sum(each.size for each in found))
-    click.echo(f"{'would remove' if dry_run else 'removed'} {len(found)} files, {freed}")
+    click.echo(f"files {'to remove' if dry_run else 'removed'}: {len(found)}, {freed}")
 
 
 COMMANDS = (init, migrate, verify, prune)

@@ -60,7 +60,7 @@ def test_publish_takes_all_that_is_to_be_said(run, catalogue, tmp_path):
 def test_publish_shows_what_is_published_now(run):
     result = run("publish", "app", "--version", "1.0.0", "--rollout", "10", "--notes", "first", "--critical")
     assert rows(result)[0] == HEADINGS
-    assert rows(result)[1][:8] == ["1.0.0!", "any", "stable", "live", "10%", "file", "3", "B"]
+    assert rows(result)[1][:8] == ["1.0.0!", "any", "stable", "live", "100%", "file", "3", "B"]
     assert result.stderr == ""
 
 
@@ -168,12 +168,14 @@ def test_list_of_nothing_is_the_headings(run):
 
 
 def test_show_prints_all_that_is_known(run, put, publisher, clock):
-    put("1.0.0", b"x" * 3 * 2**20, channel="beta", notes="first\n", floor="0.9.0", critical=True)
+    put("1.0.0", b"x" * 3 * 2**20, channel="beta", notes="first\n", floor="0.9.0")
     put("1.0.0", b"x" * 3 * 2**20, schedule=command_line.Schedule.parse("10,50@1000w"), pause_above=5)
-    put("1.0.0", b"windows", platform="windows-x86_64")
+    put("1.0.0", b"windows", platform="windows-x86_64", critical=True, schedule=command_line.Schedule.parse("10"))
     publisher.pause(command_line.parse_version("1.0.0"), "beta", why="crashes")
     one, two = run("show", "1.0.0").stdout.split("\n\n", 1)
     assert "platform   windows-x86_64\n" in one
+    assert "critical   yes: offered to everybody at once\n" in one
+    assert one.endswith(", offered to 100%")
     assert two == (
         "version    1.0.0\n"
         "platform   any\n"
@@ -181,7 +183,7 @@ def test_show_prints_all_that_is_known(run, put, publisher, clock):
         "size       3145728 bytes (3.0 MiB)\n"
         f"SHA-256    {publisher.releases()[1].sha256}\n"
         "published  2026-11-24 12:00 UTC\n"
-        "critical   yes: offered to everybody at once\n"
+        "critical   no\n"
         "floor      0.9.0: older versions go there first\n"
         "in beta    paused since 2026-11-24 12:00 UTC, rollout 100%, because: crashes\n"
         "in stable  live since 2026-11-24 12:00 UTC, offered to 10%, 50% at 2046-01-23 12:00, "
@@ -262,11 +264,11 @@ def test_prune_prints_what_it_removes(run, put, storage):
     for version in ("1.0.0", "2.0.0"):
         put(version, b"one")
     path = storage.folder / "app-1.0.0"
-    assert run("prune").stdout == "removed 0 files, 0 B\n"
+    assert run("prune").stdout == "files removed: 0, 0 B\n"
     told = f"{path}  3 B  superseded\n"
-    assert run("prune", "--keep", "1", "--dry-run").stdout == f"{told}would remove 1 files, 3 B\n"
+    assert run("prune", "--keep", "1", "--dry-run").stdout == f"{told}files to remove: 1, 3 B\n"
     assert path.exists()
-    assert run("prune", "--keep", "1").stdout == f"{told}removed 1 files, 3 B\n"
+    assert run("prune", "--keep", "1").stdout == f"{told}files removed: 1, 3 B\n"
     assert not path.exists()
     path.write_bytes(b"1")
     found = json.loads(run("prune", "--json").stdout)

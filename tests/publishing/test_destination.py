@@ -40,6 +40,17 @@ def test_init_makes_all_that_publishing_and_a_server_need(run, tmp_path):
     assert run("migrate").stdout == "the catalogue is up to date\n"
 
 
+def test_what_is_as_it_is_asked_for_gives_the_database_no_new_revision(run, tmp_path):
+    run("init", "app")
+    run("publish", "build", "--version", "1.0.0", "--rollout", "10,50@1d", "--pause-above", "5", "--notes", "ü")
+    revision = SqlCatalogue(f"sqlite:///{tmp_path}/catalogue.db").snapshot().revision
+    run("publish", "build", "--version", "1.0.0")
+    run("rollout", "1.0.0", "10,50@1d", "--pause-above", "5")
+    run("resume", "1.0.0")
+    run("prune", "--keep", "1")
+    assert SqlCatalogue(f"sqlite:///{tmp_path}/catalogue.db").snapshot().revision == revision
+
+
 def test_init_leaves_what_is_there_as_it_is(run, tmp_path):
     (tmp_path / "patchify.toml").write_text("precious")
     result = run("init", "app", status=1)
