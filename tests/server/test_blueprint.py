@@ -9,6 +9,7 @@ from flask import Blueprint, Flask, Response, jsonify
 from patchify import signals
 from patchify.errors import ConfigError, InvalidKeyError, MissingExtraError, ReleaseInvalidError, ReleaseMissingError
 from patchify.keys import decode_signature
+from patchify.messages import UpdateDocument
 from patchify.server import Core, core_of, patchify_bp, sign_response
 from tests.conftest import KEY
 
@@ -33,7 +34,14 @@ def heard():
     def receiver(name):
         return lambda sender, **facts: heard.append((name, sender, facts))
 
-    names = ["version_checked", "hash_sent", "release_sent", "release_aborted", "release_failed"]
+    names = [
+        "version_checked",
+        "hash_sent",
+        "update_document_sent",
+        "release_sent",
+        "release_aborted",
+        "release_failed",
+    ]
     receivers = [(getattr(signals, name), receiver(name)) for name in names]
     for signal, each in receivers:
         signal.connect(each)
@@ -172,6 +180,59 @@ def test_a_host_with_its_own_page_for_every_error_is_asked_for_it(app):
 
     assert app.test_client().get("/api/nothing").data == b"own"
     assert app.test_client().get("/api/hashes/3.0.0").data == b"Version 3.0.0 not found"
+
+
+# Update documents -----------------------------------------------------------------------------------------------------
+
+
+def test_an_update_document_is_signed_and_asked_for_anew_each_time(client, key, app):
+    answer = client.get("/api/updates/stable/linux-x86_64")
+    assert key.verifying_key.verify(answer.data, decode_signature(answer.headers["X-Signature"]))
+    assert dict(answer.headers) == {
+        "Content-Type": "application/json",
+        "Content-Length": str(len(answer.data)),
+        "X-Signature": answer.headers["X-Signature"],
+        "Cache-Control": "no-cache",
+    }
+    document = UpdateDocument.parse(answer.data)
+    assert (document.appname, document.channel, document.platform) == ("app", "stable", "linux-x86_64")
+    offer, _ = document.releases
+    assert (str(offer.version), offer.size, offer.format) == ("2.0.0", 3000, "file")
+    with client.get(f"/api/{offer.path}") as sent:
+        assert sent.data == CONTENTS["2.0.0"]
+    head = client.head("/api/updates/stable/linux-x86_64")
+    assert (head.data, dict(head.headers)) == (b"", dict(answer.headers))
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "text"),
+    [
+        ("updates/nightly/any", 404, b"Channel nightly not found"),
+        ("updates/stable/cpm-z80", 404, b"Platform cpm-z80 not found"),
+        ("updates/Stable/any", 400, b"Invalid URL: 'Stable' is not the name of a channel"),
+        ("updates/stable/%3Cb%3E", 400, b"Invalid URL: '<b>' is not the name of a platform"),
+        ("updates/stable", 404, b""),
+        ("updates/stable/any/", 404, b""),
+        ("releases/1.0.0?platform=../key", 400, b"Invalid URL: '../key' is not the name of a platform"),
+        ("releases/1.0.0?platform=", 400, b"Invalid URL: '' is not the name of a platform"),
+    ],
+)
+def test_what_is_no_place_or_is_not_there_says_so(client, path, status, text):
+    answer = client.get(f"/api/{path}")
+    assert answer.status_code == status
+    assert answer.data.startswith(text)
+    assert bool(text) == bool(answer.data)
+    assert "X-Signature" not in answer.headers
+    if text:
+        assert answer.content_type == "text/plain; charset=utf-8"
+
+
+def test_update_documents_are_read_only_and_counted(app, client, heard):
+    assert client.post("/api/updates/stable/any").headers["Allow"] == "GET,HEAD"
+    client.get("/api/updates/nightly/any")
+    assert heard == []
+    client.get("/api/updates/stable/any")
+    assert heard == [("update_document_sent", core_of(app), {"channel": "stable", "platform": "any"})]
 
 
 # Releases on a disk that changes --------------------------------------------------------------------------------------

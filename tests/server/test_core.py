@@ -1,12 +1,17 @@
 import hashlib
+import io
+import json
 import logging
+import tarfile
 import threading
+from datetime import UTC, datetime
 
 import pytest
 from semver import Version
 
 from patchify import signals
 from patchify.errors import (
+    CatalogueError,
     InvalidVersionError,
     ReleaseError,
     ReleaseInvalidError,
@@ -15,8 +20,13 @@ from patchify.errors import (
 )
 from patchify.files import BLOCK
 from patchify.keys import SigningKey, decode_signature
+from patchify.messages import UpdateDocument
+from patchify.releases import Placement, Release, ReleaseState
 from patchify.server import Config, Core
 from patchify.server import core as core_module
+from patchify.server.catalogue import Snapshot
+from patchify.server.sql_catalogue import SqlCatalogue
+from patchify.versions import parse_version
 from tests.running import PATIENCE
 
 CONTENTS = {"1.0.0": b"one", "1.1.0": b"one point one", "2.0.0-rc.1": b"two"}
@@ -148,3 +158,125 @@ def test_what_a_progress_callable_raises_stops_the_start(publish):
 
     with pytest.raises(KeyError, match="stop"):
         Core(Config(**publish(CONTENTS)), stop)
+
+
+# A catalogue that others change ---------------------------------------------------------------------------------------
+
+
+class Changing:
+    """A catalogue that a test changes."""
+
+    def __init__(self, *releases):
+        self.revision = 1_000_000
+        self.change(*releases)
+
+    def change(self, *releases):
+        self.revision += 1
+        self.made = Snapshot(releases, self.revision)
+
+    def snapshot(self):
+        return self.made
+
+
+def published(version, data: bytes, state=ReleaseState.LIVE, **members):
+    moment = datetime(2026, 11, 23, 18, tzinfo=UTC)
+    placement = Placement("stable", state, since=moment, changed=moment)
+    digest = hashlib.sha256(data).hexdigest()
+    return Release(parse_version(version), digest, size=len(data), placements=(placement,), **members)
+
+
+@pytest.fixture
+def kept(publish):
+    """Return a function that makes a `Core` of files and of a catalogue that is given."""
+    return lambda contents, catalogue: Core(Config(**publish(contents) | {"versions": None, "catalogue": catalogue}))
+
+
+def test_a_change_of_the_catalogue_is_in_every_answer(kept):
+    catalogue = Changing(published("1.0.0", b"one"))
+    made = kept({"1.0.0": b"one", "2.0.0": b"two"}, catalogue)
+    assert made.latest_document.body == b'{"version":"1.0.0"}'
+    with pytest.raises(VersionNotFoundError):
+        made.hash_document("2.0.0")
+    before = UpdateDocument.parse(made.update_document("stable", "any").body)
+    catalogue.change(published("1.0.0", b"one", ReleaseState.WITHDRAWN), published("2.0.0", b"two"))
+    assert made.latest_version() == Version(2)
+    assert made.versions() == {"2.0.0": hashlib.sha256(b"two").hexdigest()}
+    assert json.loads(made.hash_document("2.0.0").body)["hash"] == hashlib.sha256(b"two").hexdigest()
+    made.open_release("2.0.0")[1].close()
+    after = UpdateDocument.parse(made.update_document("stable", "any").body)
+    assert [str(each.version) for each in (*before.releases, *after.releases, *after.withdrawn)] == [
+        "1.0.0",
+        "2.0.0",
+        "1.0.0",
+    ]
+    assert after.serial > before.serial
+    with pytest.raises(VersionNotFoundError):
+        made.open_release("1.0.0")
+    assert made.release_file("1.0.0") is None
+
+
+def test_what_a_catalogue_has_is_signed_once_as_long_as_it_does_not_change(kept):
+    made = kept({}, Changing(published("1.0.0", b"one")))
+    assert made.latest_document is made.latest_document
+    assert made.hash_document("1.0.0") is made.hash_document("1.0.0")
+    assert made.update_document("stable", "any") is made.update_document("stable", "any")
+
+
+def test_a_file_that_is_missing_or_too_short_stops_no_start_and_the_others_are_served(kept, tmp_path, caplog):
+    gone = published("1.0.0", b"one"), published("2.0.0", b"two"), published("3.0.0", b"three")
+    withdrawn = published("0.1.0", b"zero", ReleaseState.WITHDRAWN)
+    made = kept({"2.0.0": b"tw", "3.0.0": b"three"}, Changing(*gone, withdrawn))
+    folder = tmp_path / "releases"
+    assert caplog.messages == [
+        f"release 2.0.0 cannot be served: {folder}/app-2.0.0 has 2 bytes, and 3 were published",
+        f"release 1.0.0 cannot be served: {folder}/app-1.0.0 has 0 bytes, and 3 were published",
+    ]
+    with made.open_release("3.0.0")[1] as file:
+        assert file.read() == b"three"
+    with pytest.raises(ReleaseMissingError):
+        made.open_release("1.0.0")
+    (folder / "app-1.0.0").write_bytes(b"one")
+    made.open_release("1.0.0")[1].close()
+
+
+def test_the_bytes_of_a_catalogues_release_are_hashed_before_they_go_out(kept):
+    made = kept({"1.0.0": b"eno"}, Changing(published("1.0.0", b"one")))
+    with pytest.raises(ReleaseInvalidError):
+        made.open_release("1.0.0")
+
+
+def test_the_best_build_for_a_platform_is_opened(kept):
+    builds = published("1.0.0", b"any"), published("1.0.0", b"linux", platform="linux-x86_64")
+    made = kept({"1.0.0": b"any", "1.0.0@linux-x86_64": b"linux"}, Changing(*builds))
+    for platform, data in ((None, b"any"), ("linux-x86_64", b"linux"), ("windows-arm64", b"any")):
+        with made.open_release("1.0.0", platform)[1] as file:
+            assert file.read() == data
+
+
+def test_a_url_is_the_catalogue_of_its_database(kept, tmp_path):
+    url = f"sqlite:///{tmp_path}/catalogue.db"
+    with pytest.raises(CatalogueError):
+        kept({}, url)
+    catalogue = SqlCatalogue(url)
+    catalogue.create()
+    with catalogue.transaction() as transaction:
+        transaction.put(published("1.0.0", b"one"))
+    made = kept({"1.0.0": b"one"}, url)
+    assert made.latest_version() == Version(1)
+    assert made.update_document("stable", "linux-x86_64").body.startswith(b'{"kind":"patchify/update/1"')
+
+
+def test_what_is_known_of_a_configured_release_is_read_from_its_file(core, tmp_path):
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("app"))
+    made = core({"1.0.0": b"one", "2.0.0": archive.getvalue()}, channel="beta", platform="linux-x86_64")
+    found = UpdateDocument.parse(made.update_document("beta", "linux-x86_64").body).releases
+    one = core({"1.0.0": b"one"}).catalogue.snapshot().find("1.0.0")
+    assert (one.size, one.format) == (3, "file")
+    assert one.published.timestamp() == int((tmp_path / "releases" / "app-1.0.0").stat().st_mtime)
+    assert [(str(each.version), each.format, each.path) for each in found] == [
+        ("2.0.0", "tar.gz", "releases/2.0.0?platform=any"),
+        ("1.0.0", "file", "releases/1.0.0?platform=any"),
+    ]
+    assert made.latest_version() == Version(2)
