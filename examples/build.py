@@ -1,4 +1,4 @@
-"""Build the example program as one file: ``python -m examples.build 1 FILE`` (or 2, 3; ``--frozen`` for PyInstaller).
+"""Build an example program as one file: ``python -m examples.build 1 FILE`` (or 2, 3; ``--frozen`` for PyInstaller).
 
 A zipapp holds the program and runs with the Python, and the packages, that built it; PyInstaller packs those too.
 """
@@ -16,15 +16,19 @@ HERE = Path(__file__).parent
 PAYLOAD = 32 * 1024 * 1024  # bytes that make a zipapp as large as a real program, so that there is a download to see
 
 
-def build_zipapp(version: int, target: Path) -> None:
-    """Write a version of the program to ``target`` as a zipapp that is executable."""
+def build_zipapp(version: int, target: Path, program: str = "cli", payload: int = PAYLOAD) -> None:
+    """Write a version of a program to ``target`` as a zipapp that is executable; ``payload`` is in bytes."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "examples"
         package.mkdir()
-        for name in ("__init__.py", "cli_app.py"):
+        for name in ("__init__.py", f"{program}_app.py"):
             shutil.copy(HERE / name, package)
-        shutil.copy(HERE / f"cli_app_v{version}.py", Path(folder) / "__main__.py")
-        (Path(folder) / "payload").write_bytes(os.urandom(PAYLOAD))
+        start = Path(folder) / "__main__.py"
+        if program == "cli":
+            shutil.copy(HERE / f"cli_app_v{version}.py", start)
+        else:
+            start.write_text(f'from examples.{program}_app import main\n\nmain("{version}.0.0")\n')
+        (Path(folder) / "payload").write_bytes(os.urandom(payload))
         zipapp.create_archive(folder, target, interpreter=sys.executable)
 
 
@@ -39,13 +43,18 @@ def build_frozen(version: int, target: Path) -> None:
 
 def main() -> None:
     """Build what the command line says."""
-    parser = argparse.ArgumentParser(description="Build the example program as one file.")
+    parser = argparse.ArgumentParser(description="Build an example program as one file.")
     parser.add_argument("version", type=int, choices=(1, 2, 3))
     parser.add_argument("file", type=Path)
-    parser.add_argument("--frozen", action="store_true", help="with PyInstaller")
+    parser.add_argument("--frozen", action="store_true", help="with PyInstaller (cli only)")
+    parser.add_argument("--program", choices=("cli", "desktop"), default="cli", help="which example program")
     arguments = parser.parse_args()
-    build = build_frozen if arguments.frozen else build_zipapp
-    build(arguments.version, arguments.file.absolute())
+    if arguments.frozen and arguments.program == "cli":
+        build_frozen(arguments.version, arguments.file.absolute())
+    elif arguments.frozen:
+        parser.error("only the cli program is built with PyInstaller")
+    else:
+        build_zipapp(arguments.version, arguments.file.absolute(), arguments.program)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ called wrongly.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from patchify.errors import InvalidVersionError, PatchifyError
 from patchify.files import hash_path
 from patchify.keys import SigningKey
 from patchify.releases import Release
+from patchify.server.app import CONFIG_FILE, CONFIG_VARIABLE, create_app
 from patchify.server.blueprint import core_of, patchify_bp
 from patchify.server.core import Core
 from patchify.versions import parse_version, total_order
@@ -103,8 +105,13 @@ def print_releases(core: Core, *, as_json: bool) -> None:
 
 
 def command(context: click.Context, name: str, app: str | None) -> click.Command | None:
-    """Return a command for the program ``patchify``, which takes the application's name as ``flask`` does."""
-    context.obj = ScriptInfo(app_import_path=app)
+    """Return a command for the program ``patchify``, which takes the application's name as ``flask`` does.
+
+    Without a name, a file of settings that is there makes the application.
+    """
+    settings = os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE
+    made = app is None and os.path.exists(settings)
+    context.obj = ScriptInfo(create_app=lambda: create_app(settings)) if made else ScriptInfo(app_import_path=app)
     return _group.get_command(context, name)
 
 

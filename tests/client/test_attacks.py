@@ -6,17 +6,20 @@ He can send whatever was ever signed, to whomever and whenever he likes, and any
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import responses
 
 from patchify import errors
 from patchify.client import Config
 from patchify.client.source import Source
 from patchify.client.state import Release, State
+from patchify.client.transport import Transport
 from patchify.client.trust import PinnedKey, SignedAnswer
 from patchify.keys import SigningKey, encode_signature
 from patchify.messages import UPDATE_KIND
 from patchify.versions import parse_version
 from tests.client.fakes import FakeInstaller, FakeTransport, sha256
 from tests.client.offering import NOW, SERIAL, document, offered, withdrawn
+from tests.client.test_transport import Part
 
 KEY = SigningKey.from_hex("11" * 32)
 URL = "https://updates.example.com/api/updates/stable/linux-x86_64"
@@ -266,7 +269,23 @@ def test_another_key_has_serials_of_its_own(client):
     client.look(document(offered(), serial=1))
 
 
-# Another file ---------------------------------------------------------------------------------------------------------
+# Endless data, and another file ---------------------------------------------------------------------------------------------------------
+
+
+def test_endless_data_is_refused_at_the_signed_size(client):
+    """A file that says it is longer is refused before it is read, one that does not say so where the signed size ends."""
+    offer = client.look(document(offered())).offer
+    url = client.config.api + offer.path
+    for length, error in ((10**12, "a file of 1000000000000 bytes, but 300 are signed"), (None, "no Content-Length")):
+        with responses.RequestsMock() as mock:
+            headers = {} if length is None else {"Content-Length": str(length)}
+            mock.get(url, b"x" * 4096, headers=headers, content_type="application/octet-stream")
+            transport = Transport(client.config, lambda seconds: False)
+            part = Part()
+            with pytest.raises(errors.InvalidBodyError, match=error):
+                transport.release("2.0.0", offer.sha256, part, lambda *_: None, path=offer.path, size=offer.size)
+            transport.close()
+            assert part.size == 0
 
 
 @pytest.mark.parametrize("form", ["tar.gz", "tar", "who-knows"])
