@@ -27,6 +27,7 @@ from patchify.client.config import Config
 from patchify.client.guarding import LAUNCHER, Guarded, guard, is_watching
 from patchify.client.installer import Fraction, Installer
 from patchify.client.kinds import installer_for
+from patchify.client.manners import Manners
 from patchify.client.notifier import Handler, Notifier
 from patchify.client.polling import Poller
 from patchify.client.processes import born_at
@@ -54,7 +55,6 @@ from patchify.client.watch import Handover
 from patchify.errors import (
     ActionDeniedError,
     ClosedError,
-    ConnectionFailedError,
     FailedHashVerificationError,
     NothingStagedError,
     PatchifyError,
@@ -76,8 +76,6 @@ _RESTART_PATIENCE = 300.0  # seconds after which a restart that was left to othe
 _GRACE = 0.25  # seconds between the last critical action and the restart, in which a program that ends can say so
 _CLOSE_PATIENCE = 5.0  # seconds that closing waits for what is under way
 _CHOICE_PATIENCE = 5.0  # seconds that a choice waits for what is under way
-_LONGEST_SILENCE = timedelta(days=1)  # that a server may ask for; what is longer comes from a clock that was wrong
-_LONGEST_BACK_OFF = 3600.0  # seconds between ticks after failures, unless the interval itself is longer
 
 _all: WeakSet[Updater] = WeakSet()
 
@@ -136,10 +134,9 @@ class Updater:
         self._poller: Poller | None = None
         self._alarm: threading.Timer | None = None
         self._trial = Trial(self.config, self._installer, self._tell_of_confirmation)
-        self._failures = 0
+        self._manners = Manners(self.config, self._installer)
         self._starting = True  # until the first tick
         self._stock_taken = False  # tried again at each tick until it was possible
-        self._asked = False  # until this process has asked the server by itself
         self._first = True  # until the first tick as the elected one
         self._actions.renew_lock()
         self._actions.reopen()
@@ -411,7 +408,7 @@ class Updater:
         if not self._installer.elect():
             if self._installer.identity() != self._started_from:  # the elected one has updated it: this one follows
                 self._follow()
-            elif starting and self.config.check_on_startup and self._may_ask():
+            elif starting and self.config.check_on_startup and self._manners.may_ask():
                 with self._operation():  # what the elected one does is enough; but its host may want to know
                     self._check(asked=False)
             return
@@ -425,7 +422,7 @@ class Updater:
             self._as_configured()
 
     def _as_configured(self) -> None:
-        if isinstance(self.status, Restarting) or not self._may_ask():
+        if isinstance(self.status, Restarting) or not self._manners.may_ask():
             return
         if isinstance(self.status, PendingRestart):
             if self._installer.memory().key:  # only update documents tell of what was withdrawn
@@ -437,20 +434,6 @@ class Updater:
             {"check": self._check, "download": self._download, "stage": self._stage, "restart": self._update}[
                 self.config.automatic if decided else "check"
             ](asked=False)
-
-    def _may_ask(self) -> bool:
-        """Return whether the server may be asked unasked: not too soon after the last time, whoever that was."""
-        now, checked = datetime.now(UTC), self._installer.state().checked
-        retry_at = self._installer.memory().retry_at
-        if retry_at is not None and now < retry_at <= now + _LONGEST_SILENCE:
-            _log.info("no check now: the server wants to be left alone until %s", retry_at)
-            return False
-        assert self.config.least_interval is not None
-        if not self._asked and checked is not None and timedelta() <= now - checked < self.config.least_interval:
-            _log.info("no check now: the last one was at %s", checked)
-            return False
-        self._asked = True
-        return True
 
     def _reconsider(self) -> None:
         """Give up a restart that waits if its release was withdrawn meanwhile."""
@@ -530,7 +513,7 @@ class Updater:
 
     def _is_withdrawn(self, staged: Update) -> bool:
         """Ask, once more before it is put in place, if the server can say so now."""
-        if not self._installer.memory().key or not self._may_ask():
+        if not self._installer.memory().key or not self._manners.may_ask():
             return False
         try:
             look = self._source.look(asked=False)
@@ -567,31 +550,15 @@ class Updater:
             _log.info("no check now: %s", error)
         except PatchifyError as error:
             _log.warning("%s: %s", type(error).__name__, error)
-            return self._back_off(error)
+            return self._manners.failed(error)
         except Exception as error:
             _log.exception("an update failed unexpectedly")
-            return self._back_off(error)
+            return self._manners.failed(error)
         else:
-            self._failures = 0
+            self._manners.went_well()
         finally:
             self._reporter.flush()
         return 0.0
-
-    def _back_off(self, error: Exception) -> float:
-        """Return the seconds to wait at least, doubling the interval for each failure in a row."""
-        interval = self.config.check_interval.total_seconds() if self.config.check_interval else 0.0
-        delay = min(interval * 2.0**self._failures, max(interval, _LONGEST_BACK_OFF))
-        self._failures = min(self._failures + 1, 16)
-        asked = error.retry_after if isinstance(error, ConnectionFailedError) else None
-        if asked:
-            self._keep_quiet(asked)
-        return max(delay, asked or 0.0)
-
-    def _keep_quiet(self, seconds: float) -> None:
-        """Remember that the server wants to be left alone, also by a process that is started anew."""
-        with contextlib.suppress(PatchifyError), self._installer.lock():
-            retry_at = datetime.now(UTC) + timedelta(seconds=seconds)
-            self._installer.remember(replace(self._installer.memory(), retry_at=retry_at))
 
     # The steps, in their order ----------------------------------------------------------------------------------------
 

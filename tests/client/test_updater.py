@@ -1280,7 +1280,7 @@ def test_each_failure_in_a_row_doubles_the_wait_up_to_an_hour(make_story):
     story.transport.always["latest"] = HttpRequestFailedError("https://x", "reset")
     assert [story.updater.tick() for _ in range(6)] == [240, 480, 960, 1920, 3600, 3600]
     for _ in range(2000):
-        story.updater._back_off(ZeroDivisionError())
+        story.updater._manners.failed(ZeroDivisionError())
     assert story.updater.tick() == 3600
     story.transport.always.clear()
     story.installer.locked = True
