@@ -56,7 +56,7 @@ placements = Table(
     Column("state", String(16), nullable=False),
     Column("since", BigInteger, nullable=False),
     Column("changed", BigInteger, nullable=False),
-    Column("rollout", String(1024), nullable=False),
+    Column("rollout", Text, nullable=False),
     Column("seed", String(64), nullable=False),
     Column("pause_above", Integer),
     Column("pause_after", Integer, nullable=False),

@@ -1,9 +1,7 @@
 """The catalogue in a database: SQLite in a file, or PostgreSQL, by the same code.
 
 A server asks the database for the catalogue's revision at most twice a second, whoever asks it how often, and reads the
-releases only when that has changed. No connection is kept: one that is would not survive a fork, and is not to be
-shared by the processes of one. What a database says when it fails becomes one of two errors: it is not what it should
-be, or it cannot be used now.
+releases only when that has changed.
 """
 
 from __future__ import annotations
@@ -15,25 +13,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, delete, event, insert, make_url, select, update
-from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, delete, insert, select, update
 
-from patchify.errors import CatalogueError, CatalogueUnavailableError, PatchifyError
+from patchify.errors import CatalogueError, PatchifyError
 from patchify.releases import Release, newest_first
 from patchify.releases import now as _now
 from patchify.server import migration, schema
 from patchify.server.catalogue import Snapshot
+from patchify.server.database import make_engine, parse_url, reading, translated
 
 _log = logging.getLogger(__name__)
-
-_CONNECT_TIMEOUT = 5  # seconds
-_LOCK_TIMEOUT = 10  # seconds that a change waits for another one
-_STATEMENT_TIMEOUT = 30  # seconds
-_READS = {"patchify_reads": True}  # the option of a connection that writes nothing
-_DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
 
 class SqlCatalogue:
@@ -57,13 +47,14 @@ class SqlCatalogue:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = _now,
     ) -> None:
-        parsed = _url(url)
+        parsed = parse_url(url)
         self.url = parsed.render_as_string(hide_password=True)
-        self.engine = _engine(parsed, self.url)
+        self.engine = make_engine(parsed, self.url)
         self._look_every = look_every
         self._clock = clock
         self._now = now
         self._looking = threading.Lock()
+        self._process = os.getpid()
         self._looked = 0.0
         self._failed = False
         self._snapshot: Snapshot | None = None
@@ -76,6 +67,8 @@ class SqlCatalogue:
         Raises:
             CatalogueError, CatalogueUnavailableError: there was none yet.
         """
+        if self._process != os.getpid():  # forked, maybe while another thread was looking, which is not here
+            self._process, self._looking = os.getpid(), threading.Lock()
         snapshot = self._snapshot
         if snapshot is None:
             with self._looking:
@@ -117,13 +110,13 @@ class SqlCatalogue:
             CatalogueError, CatalogueUnavailableError: nothing was written.
         """
         self._expect_file()
-        with self._errors(), self.engine.begin() as connection:
+        with translated(self.url), self.engine.begin() as connection:
             migration.check(connection, self.url)
             yield connection
 
     def create(self) -> None:
         """Make the tables in a database that has none. Raises as `upgrade`, and `CatalogueError` if there are some."""
-        with self._errors(), self.engine.begin() as connection:
+        with translated(self.url), self.engine.begin() as connection:
             if migration.current(connection) is not None:
                 raise CatalogueError(self.url, "there is one already")
             migration.upgrade(connection, "head")
@@ -134,20 +127,20 @@ class SqlCatalogue:
         Raises:
             CatalogueError, CatalogueUnavailableError: nothing was changed.
         """
-        with self._errors(), self.engine.begin() as connection:
+        with translated(self.url), self.engine.begin() as connection:
             migration.upgrade(connection, revision)
             return str(migration.current(connection))
 
     def downgrade(self, revision: str) -> None:
         """Bring the tables back to an earlier revision, or to nothing (``"base"``). Raises as `upgrade`."""
-        with self._errors(), self.engine.begin() as connection:
+        with translated(self.url), self.engine.begin() as connection:
             migration.downgrade(connection, revision)
 
     def _look(self, before: Snapshot | None) -> Snapshot:
         """Return what the database holds now, which is ``before`` if the revision is still that."""
         self._expect_file()
-        with self._errors(), self.engine.connect() as connection:
-            connection.execution_options(**_READS)
+        with translated(self.url), self.engine.connect() as connection:
+            reading(connection)
             if before is None:
                 migration.check(connection, self.url)
             revision = connection.execute(select(schema.catalogue.c.revision)).scalar_one()
@@ -166,17 +159,6 @@ class SqlCatalogue:
         database = self.engine.url.database
         if self.engine.dialect.name == "sqlite" and database and not os.path.exists(database):
             raise CatalogueError(self.url, "there is no such file: make it with `patchify init` or `patchify migrate`")
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except SQLAlchemyError as error:
-            cause = getattr(error, "orig", None) or error
-            problem = " ".join(str(cause).split())
-            if isinstance(error, DatabaseError) and "not a database" in problem:
-                raise CatalogueError(self.url, problem) from error
-            raise CatalogueUnavailableError(self.url, problem) from error
 
 
 class SqlTransaction:
@@ -205,9 +187,10 @@ class SqlTransaction:
 
     def remove(self, release: Release) -> None:
         """Remove the release of this name."""
-        self._delete(release)
-        del self._releases[release.name]
-        self.changed = True
+        if release.name in self._releases:
+            self._delete(release)
+            self._releases = {name: each for name, each in self._releases.items() if name != release.name}
+            self.changed = True
 
     def _delete(self, release: Release) -> None:
         version, platform = release.name
@@ -217,49 +200,3 @@ class SqlTransaction:
 
 def _by_name(releases: Iterable[Release]) -> dict[tuple[str, str], Release]:
     return {each.name: each for each in sorted(releases, key=newest_first, reverse=True)}
-
-
-def _url(text: str) -> URL:
-    try:
-        url = make_url(text)
-    except ArgumentError:
-        raise CatalogueError(
-            "URL", "it is not the URL of a database, such as sqlite:////srv/catalogue.db or postgresql://user@host/name"
-        ) from None
-    url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
-    if url.get_backend_name() not in ("sqlite", "postgresql"):
-        shown = url.render_as_string(hide_password=True)
-        raise CatalogueError(shown, f"{url.get_backend_name()} is not supported; sqlite and postgresql are")
-    if url.get_backend_name() == "sqlite" and not url.database:
-        raise CatalogueError(str(url), "a database in memory is gone with its process; name a file")
-    return url
-
-
-def _engine(url: URL, shown: str) -> Engine:
-    sqlite = url.get_backend_name() == "sqlite"
-    arguments: dict[str, Any] = {"timeout": _LOCK_TIMEOUT}
-    if not sqlite:
-        limits = f"-c lock_timeout={_LOCK_TIMEOUT}s -c statement_timeout={_STATEMENT_TIMEOUT}s"
-        arguments = {"connect_timeout": _CONNECT_TIMEOUT, "options": limits}
-    try:
-        engine = create_engine(url, poolclass=NullPool, connect_args=arguments)
-    except (ModuleNotFoundError, NoSuchModuleError) as error:
-        raise CatalogueError(
-            shown, f"its driver is not installed ({error}): pip install 'patchify-updater[postgresql]'"
-        ) from error
-    if sqlite:
-        event.listen(engine, "connect", _set_up_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _set_up_sqlite(connection: Any, record: Any) -> None:
-    connection.isolation_level = None  # transactions begin as `_begin_sqlite` says, and not at the first change
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}").close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # Who is going to write waits for others now, not when it has read what they are changing.
-    reads = connection.get_execution_options().items() >= _READS.items()
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -34,7 +34,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("since", sa.BigInteger, nullable=False),
         sa.Column("changed", sa.BigInteger, nullable=False),
-        sa.Column("rollout", sa.String(1024), nullable=False),
+        sa.Column("rollout", sa.Text, nullable=False),
         sa.Column("seed", sa.String(64), nullable=False),
         sa.Column("pause_above", sa.Integer),
         sa.Column("pause_after", sa.Integer, nullable=False),
