@@ -5,6 +5,7 @@ import gc
 import hashlib
 import os
 import signal
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,16 +18,70 @@ from patchify.keys import SigningKey
 settings.register_profile("patchify", deadline=None)  # how long an example takes says nothing here
 settings.load_profile("patchify")
 
-for ignored in ("SIGHUP", "SIGQUIT"):  # by nohup or a shell, and then by everything that tests start
+for ignored in ("SIGHUP", "SIGINT", "SIGQUIT"):  # by nohup or a shell, and then by everything that tests start
     if hasattr(signal, ignored) and signal.getsignal(getattr(signal, ignored)) is signal.SIG_IGN:
-        signal.signal(getattr(signal, ignored), signal.SIG_DFL)
+        usual = signal.default_int_handler if ignored == "SIGINT" else signal.SIG_DFL
+        signal.signal(getattr(signal, ignored), usual)
 
 KEY = "11" * 32  # signs nothing but tests
+SLOWEST = [  # files, of which none is to be left for the end, when all but one process have nothing to do any more
+    "e2e/test_frozen_rollback.py",
+    "e2e/test_rollback.py",
+    "proof/test_power_loss.py",
+    "client/test_failing_disk.py",
+    "e2e/test_launcher.py",
+    "proof/test_states_and_faults.py",
+    "e2e/test_self_update.py",
+    "interop/test_their_server.py",
+    "proof/test_system_calls.py",
+    "proof/test_any_order.py",
+    "e2e/test_gunicorn_update.py",
+    "proof/test_crash_points.py",
+    "client/test_misbehaving.py",
+    "e2e/test_demo.py",
+    "e2e/test_example_server.py",
+    "client/test_guardian.py",
+    "test_injection.py",
+]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Run half as many processes again as there are cores: what starts whole programs waits half of its time."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + cores // 2
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # by the number of tests: those that take longest are the fewest
+
+
+def pytest_collection_modifyitems(items):
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        here = Path(__file__).parent
+        ranks = {here / name: rank for rank, name in enumerate(SLOWEST)}
+        items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(scope="session")
 def key() -> SigningKey:
     return SigningKey.from_hex(KEY)
+
+
+@contextlib.contextmanager
+def folder_in_memory():
+    """Make an empty folder, in memory if that can be, for what is not about the disk: that would only make it slow."""
+    memory = "/dev/shm"
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def in_memory():
+    with folder_in_memory() as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -43,6 +43,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tests.forking import Forked, Forks
+
 ROOT = Path(__file__).parent.parent
 PATIENCE = 60  # seconds that one run may take
 ATTEMPTS = 8  # at one point, when it is missed
@@ -173,13 +175,15 @@ def calls(
     env: Mapping[str, str] | None = None,
     marked: bool = True,
     patience: float = PATIENCE,
+    forks: Forks | None = None,
 ) -> list[Call]:
     """Run the story without a fault and return its calls on and below ``paths``, in order.
 
-    Paths are recognised as they are printed: the story should use absolute ones. Raises `AssertionError` if it fails.
+    Paths are recognised as they are printed: the story should use absolute ones. With ``forks``, the story is one of
+    these, and the command is its words. Raises `AssertionError` if it fails.
     """
     options = ["-e", "trace=" + ",".join(f"?{name}" for name in sorted(TRACED))]
-    code, output, log = _trace(command, options, env=env, marked=marked, patience=patience)
+    code, output, log = _trace(command, options, env=env, marked=marked, patience=patience, forks=forks)
     assert code == 0, f"the story fails without a fault: {code}\n{output}"
     return _parse(log, paths)
 
@@ -206,11 +210,12 @@ def run(
     env: Mapping[str, str] | None = None,
     marked: bool = True,
     patience: float = PATIENCE,
+    forks: Forks | None = None,
 ) -> Outcome:
     """Run the story with ``fault``, which is "kill" or the name of an error, at ``point``. Waits for all it started."""
     effect = "signal=KILL" if fault == KILL else f"error={fault}"
     options = ["-e", f"trace={point.name}", "-e", f"inject={point.name}:{effect}:when={point.when}"]
-    code, output, log = _trace(command, options, env=env, marked=marked, patience=patience)
+    code, output, log = _trace(command, options, env=env, marked=marked, patience=patience, forks=forks)
     # A kill also cuts off what other threads are in the middle of; theirs have other numbers
     struck = next((call for call in _parse(log, paths) if call.struck and call.when == point.when), None)
     hit = struck is not None and struck.nth == point.nth
@@ -229,6 +234,7 @@ def sweep(
     marked: bool = True,
     workers: int = 2,
     patience: float = PATIENCE,
+    forks: Forks | None = None,
 ) -> Report:
     """Run the story once for every point and fault, each in a new folder below ``root``.
 
@@ -243,8 +249,9 @@ def sweep(
         marked: The story calls `begin`.
         workers: Runs at the same time.
         patience: Seconds for one run.
+        forks: What starts the story, if it is no command but the words for one of these.
     """
-    work = _Sweep(root, prepare, command, check, {"env": env, "marked": marked, "patience": patience})
+    work = _Sweep(root, prepare, command, check, {"env": env, "marked": marked, "patience": patience, "forks": forks})
     report = Report()
     found = work.count()
     todo = []
@@ -366,7 +373,7 @@ class _AttachError(RuntimeError):
     pass
 
 
-def _trace(command, options, *, env=None, marked=True, patience=PATIENCE) -> tuple[int, str, str]:
+def _trace(command, options, *, env=None, marked=True, patience=PATIENCE, forks=None) -> tuple[int, str, str]:
     """Run the command under strace from its mark on; return its return code, its output and the log."""
     end = time.monotonic() + patience
     command = [str(each) for each in command]
@@ -382,44 +389,56 @@ def _trace(command, options, *, env=None, marked=True, patience=PATIENCE) -> tup
     }
     with tempfile.TemporaryDirectory(prefix="injection-") as name:
         output, log = Path(name, "output"), Path(name, "log")
-        with output.open("wb") as file:
-            story = subprocess.Popen(
-                command,
-                cwd=name,
-                env={**os.environ, **fixed},
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-            )
-        strace = None
-        try:
-            _wait_for_stop(story, end, output)
-            strace = subprocess.Popen(
-                ["strace", "-f", "-y", "-s", "16", "-o", log, *options, "-p", str(story.pid)],
-                stdin=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
-            told = strace.stderr.readline().decode(errors="replace").strip()
-            if not told.endswith("attached"):
-                raise _AttachError(told or "strace ended")
-            os.kill(story.pid, signal.SIGCONT)
+        started = (
+            forks.process(command, output, env=fixed, cwd=name) if forks else _started(command, output, fixed, name)
+        )
+        with started as story:
+            strace = None
             try:
-                strace.communicate(timeout=end - time.monotonic())  # it ends when all that it traces have ended
-                story.wait(max(1, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                tail = log.read_text(errors="replace")[-1000:]
-                raise AssertionError(f"did not end within {patience} s\n{output.read_text()[-1000:]}\n{tail}") from None
-            return story.returncode, output.read_text(errors="replace"), log.read_text(errors="replace")
-        finally:
-            _end(story, strace)
+                _wait_for_stop(story, end, output)
+                strace = subprocess.Popen(
+                    ["strace", "-f", "-y", "-s", "16", "-o", log, *options, "-p", str(story.pid)],
+                    stdin=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                )
+                told = strace.stderr.readline().decode(errors="replace").strip()
+                if not told.endswith("attached"):
+                    raise _AttachError(told or "strace ended")
+                os.kill(story.pid, signal.SIGCONT)
+                try:
+                    strace.communicate(timeout=end - time.monotonic())  # it ends when all that it traces have ended
+                    story.wait(max(1, end - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    tail = log.read_text(errors="replace")[-1000:]
+                    what = f"did not end within {patience} s\n{output.read_text()[-1000:]}\n{tail}"
+                    raise AssertionError(what) from None
+                return story.returncode, output.read_text(errors="replace"), log.read_text(errors="replace")
+            finally:
+                _end(story, strace)
 
 
-def _wait_for_stop(story: subprocess.Popen, end: float, output: Path) -> None:
+@contextlib.contextmanager
+def _started(command, output: Path, env, cwd) -> Iterator[subprocess.Popen]:
+    with output.open("wb") as file:
+        yield subprocess.Popen(
+            command,
+            cwd=cwd,
+            env={**os.environ, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+
+
+def _wait_for_stop(story: subprocess.Popen | Forked, end: float, output: Path) -> None:
     while time.monotonic() < end:
-        # Not os.WEXITED: what is waited for here would be lost for Popen
-        if os.waitid(os.P_PID, story.pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if isinstance(story, Forked):
+            changed = story.wait_for_stop(end - time.monotonic()) or story.returncode is not None
+        else:  # Not os.WEXITED: what is waited for here would be lost for Popen
+            changed = os.waitid(os.P_PID, story.pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if changed:
             if story.poll() is None:
                 return
             raise AssertionError(f"ended with {story.returncode} before its mark\n{output.read_text(errors='replace')}")
@@ -427,7 +446,7 @@ def _wait_for_stop(story: subprocess.Popen, end: float, output: Path) -> None:
     raise AssertionError(f"did not come to its mark\n{output.read_text(errors='replace')}")
 
 
-def _end(story: subprocess.Popen, strace: subprocess.Popen | None) -> None:
+def _end(story: subprocess.Popen | Forked, strace: subprocess.Popen | None) -> None:
     if strace is not None:
         if strace.poll() is None:
             for pid in _traced_by(strace.pid):  # they may have left the group; without their tracer they would run on

@@ -1,5 +1,6 @@
 """Releases that programs of ours can become, and a real server that has them."""
 
+import functools
 import hashlib
 import io
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from filelock import FileLock
 
 from tests.conftest import KEY
 from tests.running import PATIENCE, ROOT, Gunicorn, free_port, wait_until
@@ -92,19 +94,38 @@ def server(tmp_path):
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory):
-    """Return a function that builds a release of the program, by its version or by its flaw; all are built once.
+    """Return a function that builds a release of the program, by its version or by its flaw.
 
-    The kinds are a script, a zipapp, a PyInstaller executable ("frozen"), and a PyInstaller folder as an archive.
+    The kinds are a script, a zipapp, a PyInstaller executable ("frozen"), and a PyInstaller folder as an archive. Each
+    is built once, for all processes that run tests.
     """
-    built = {}
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "releases of the program"
+    shared.mkdir(exist_ok=True)
 
+    @functools.cache
     def build(kind: str, name: str) -> bytes:
-        if kind not in built:
-            folder = tmp_path_factory.mktemp(kind)
-            built.update({"script": scripts, "zipapp": archives, "frozen": frozen, "folder": frozen}[kind](folder))
-        return built[kind][name]
+        unable = shared / f"{kind} cannot be built"
+        with FileLock(shared / "lock"):
+            if not (shared / kind).exists() and not unable.exists():
+                try:
+                    built = BUILDERS[kind](tmp_path_factory.mktemp(kind))
+                except UnableToBuildError as error:
+                    unable.write_text(str(error))
+                    built = {}
+                for each, releases in built.items():
+                    (shared / each).mkdir()
+                    for release, data in releases.items():
+                        (shared / each / release).write_bytes(data)
+        if unable.exists():
+            pytest.skip(unable.read_text())
+        return (shared / kind / name).read_bytes()
 
     return build
+
+
+class UnableToBuildError(Exception):
+    """Some kind cannot be built here; says why."""
 
 
 def source(version: str, flaw: str = "") -> str:
@@ -140,13 +161,16 @@ def frozen(folder: Path) -> dict[str, dict[str, bytes]]:
     env["PYINSTALLER_ZLIB_COMPRESSION_LEVEL"] = "1"  # a tenth of the time
     result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=env)
     if result.returncode:
-        pytest.skip(f"PyInstaller cannot build here: {result.stderr.strip()[-500:]}")
+        raise UnableToBuildError(f"PyInstaller cannot build here: {result.stderr.strip()[-500:]}")
     built = {
         "frozen": {name: (folder / f"app-{name}").read_bytes() for name in names},
         "folder": {name: archive(folder / f"folder-{name}") for name in names},
     }
     shutil.rmtree(folder)
     return built
+
+
+BUILDERS = {"script": scripts, "zipapp": archives, "frozen": frozen, "folder": frozen}
 
 
 def archive(folder: Path) -> bytes:

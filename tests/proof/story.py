@@ -44,6 +44,7 @@ from patchify.client.file_installer import FileInstaller
 from patchify.client.folder_installer import FolderInstaller, is_users_own
 from patchify.client.state import Phase, Release, State, read
 from patchify.errors import FailedHashVerificationError, PatchifyError
+from tests.forking import serve
 from tests.injection import begin
 
 ZEROTH, FIRST, SECOND, THIRD = "0.9.0", "1.0.0", "2.0.0", "3.0.0"
@@ -58,6 +59,7 @@ LAYOUTS = {  # what stands there before the act, and of which kind that is
 REPORTED = 3  # exit status after an error of ours
 PATIENCE = 30  # seconds that the program, and an act, may take
 Step = Callable[..., None]  # of an installer, which is locked, and its kind
+MODULE = "tests.proof.story"  # with ``serve``, it is one of `tests.forking.Forks`
 _PADDING = b"# what makes one version longer than the other\n" * 40
 
 
@@ -393,7 +395,7 @@ def _run(program: Path) -> str:
 
 def command(kind: str, name: str, folder: Path, *point: object) -> list[str]:
     """Return the command of an act, to be run where `tests` can be imported."""
-    return [sys.executable, "-m", "tests.proof.story", kind, name, str(folder), *map(str, point)]
+    return [sys.executable, "-m", MODULE, kind, name, str(folder), *map(str, point)]
 
 
 def reached(output: str) -> list[str]:
@@ -423,4 +425,4 @@ def main(kind: str, name: str, folder: str, point: str = "", nth: str = "0") -> 
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(serve(main) if sys.argv[1:] == ["serve"] else main(*sys.argv[1:]))

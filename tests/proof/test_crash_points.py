@@ -6,15 +6,14 @@ what stands at the program's path, and a fresh process recovers and brings the n
 
 import os
 import signal
-import subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from patchify.client import points
+from tests.forking import Forks
 from tests.proof import story
-from tests.running import ROOT
 
 pytestmark = [
     pytest.mark.slow,
@@ -26,20 +25,18 @@ ALL = {"file": tuple(story.ACTS), "folder": tuple(story.ACTS)}
 CASES = [(layout, act) for layout in story.LAYOUTS for act in ALL.get(layout, SOME)]
 
 
-def run(*command):
+def run(forks, kind, act, folder, *point):
     """Do an act in a process; return its exit status and its output."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        story.command(*command), capture_output=True, text=True, env=environment, check=False, timeout=story.PATIENCE
-    )
-    return done.returncode, done.stdout + done.stderr
+    output = folder.with_suffix(".output")
+    output.unlink(missing_ok=True)
+    return forks.run([kind, act, folder, *point], output, timeout=story.PATIENCE)
 
 
-def count(folder, layout, act):
+def count(forks, folder, layout, act):
     """Return the points that an act reaches, with what it comes to as it should be."""
     folder.mkdir()
     story.prepare(layout, act, folder)
-    status, output = run(story.LAYOUTS[layout], act, folder)
+    status, output = run(forks, story.LAYOUTS[layout], act, folder)
     assert status == 0, f"{layout}: {act}: {output}"
     assert story.outcome(story.LAYOUTS[layout], folder) == story.ACTS[act].comes_to
     return story.reached(output)
@@ -53,25 +50,31 @@ def occurrences(reached):
         yield point, seen[point]
 
 
-def kill(folder, layout, act, point, nth):
+def kill(forks, folder, layout, act, point, nth):
     """Kill one run, and let a fresh process go on; raise if anything is not as it should be."""
     kind = story.LAYOUTS[layout]
     folder.mkdir()
     story.prepare(layout, act, folder)
-    status, output = run(kind, act, folder, point, nth)
+    status, output = run(forks, kind, act, folder, point, nth)
     assert status == -signal.SIGKILL, f"was not killed, but ended with {status}: {output}"
     assert story.examine(kind, folder) in story.OLD_OR_NEW
-    status, output = run(kind, "finish", folder)
+    status, output = run(forks, kind, "finish", folder)
     assert status == 0, f"the next updater fails: {output}"
     story.verify_finished(layout, folder)
 
 
 @pytest.fixture(scope="module")
-def reached(tmp_path_factory):
+def forks():
+    with Forks(story.MODULE) as forks:
+        yield forks
+
+
+@pytest.fixture(scope="module")
+def reached(forks, tmp_path_factory):
     """Return the points that each act reaches from each lay-out."""
     root = tmp_path_factory.mktemp("count")
     with ThreadPoolExecutor(2) as pool:
-        found = pool.map(lambda case: count(root / str(CASES.index(case)), *case), CASES)
+        found = pool.map(lambda case: count(forks, root / str(CASES.index(case)), *case), CASES)
         return dict(zip(CASES, found, strict=True))
 
 
@@ -82,12 +85,14 @@ def test_every_named_point_is_reached(reached):
 
 
 @pytest.mark.timeout(900)
-def test_a_kill_at_any_point_leaves_the_old_or_the_new_program_and_the_next_updater_goes_on(reached, tmp_path, show):
+def test_a_kill_at_any_point_leaves_the_old_or_the_new_program_and_the_next_updater_goes_on(
+    forks, reached, tmp_path, show
+):
     todo = [(*case, *each) for case in CASES for each in occurrences(reached[case])]
 
     def attempt(number):
         try:
-            kill(tmp_path / f"{number:04d}", *todo[number])
+            kill(forks, tmp_path / f"{number:04d}", *todo[number])
         except Exception as error:
             return f"{tmp_path / f'{number:04d}'}: {type(error).__name__}: {error}"
         return ""

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ import pytest
 
 from patchify.client import folder_installer
 from patchify.client.state import read
+from tests.forking import Forks
 from tests.proof import story
 from tests.proof.loop_mounts import KINDS as FILE_SYSTEMS
 from tests.proof.loop_mounts import crashing_file_system, unavailable
@@ -35,7 +37,8 @@ CASES = [
     for layout in story.LAYOUTS
     for act in (("install", "give-back") if "before" in layout or "link" in layout else ACTS)
 ]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}  # is traced, too
+ENVIRONMENT |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 class Original:
@@ -55,19 +58,6 @@ class Original:
 
     def __getattr__(self, name):
         return getattr(os, name)
-
-
-@pytest.fixture
-def scratch(tmp_path):
-    """Return a folder in memory, if that can be: durability is the model's, and a disk only slow."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    folder = memory / f"power-loss-{os.getpid()}"
-    folder.mkdir()
-    yield folder
-    shutil.rmtree(folder)
 
 
 def look(recording, judge, scratch, reorder, cuts=None):
@@ -123,18 +113,18 @@ def broken_promise(layout, act, folder):
 
 
 @pytest.mark.skipif(missing() is not None, reason=str(missing()))
-def test_after_a_power_cut_the_program_is_there_and_the_next_updater_goes_on(scratch, show):
+def test_after_a_power_cut_the_program_is_there_and_the_next_updater_goes_on(in_memory, show):
     rows, wrong = [], []
     total = Counter()
     for layout, act in CASES:
-        recording, inode = recorded(layout, act, scratch / "state")
+        recording, inode = recorded(layout, act, in_memory / "state")
         for reorder in (False, True):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(os, "fsync", lambda descriptor: None)  # what is told here was recorded already
-                patch.setattr(folder_installer, "os", Original(scratch / "state" / "app", inode))
-                found = look(recording, functools.partial(problem, layout, act), scratch, reorder)
+                patch.setattr(folder_installer, "os", Original(in_memory / "state" / "app", inode))
+                found = look(recording, functools.partial(problem, layout, act), in_memory, reorder)
                 end = [len(recording.operations)]
-                after = look(recording, functools.partial(broken_promise, layout, act), scratch, reorder, end)
+                after = look(recording, functools.partial(broken_promise, layout, act), in_memory, reorder, end)
             order = "each folder" if reorder else "journal"
             bad = [*found.failures, *after.failures]
             wrong += [f"{layout}, {act}, {order}: after {cut}, lost: {lost}: {what}" for cut, lost, what in bad]
@@ -154,13 +144,17 @@ def test_after_a_power_cut_the_program_is_there_and_the_next_updater_goes_on(scr
 REAL = [(layout, act) for layout in ("file", "folder") for act in ("install", "confirm", "give-back", "recall")]
 
 
-def run(layout, act, folder, *point):
+@pytest.fixture(scope="module")
+def forks():
+    with Forks(story.MODULE) as forks:
+        yield forks
+
+
+def run(forks, layout, act, folder, *point):
     """Do an act in a process; return its exit status and its output."""
-    command = story.command(story.LAYOUTS[layout], act, folder, *point)
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=ENVIRONMENT, cwd=ROOT, check=False, timeout=story.PATIENCE
-    )
-    return done.returncode, done.stdout + done.stderr
+    with tempfile.TemporaryDirectory() as name:
+        words = [story.LAYOUTS[layout], act, folder, *point]
+        return forks.run(words, Path(name, "output"), timeout=story.PATIENCE)
 
 
 def laid_out(layout, act, system, number):
@@ -172,10 +166,10 @@ def laid_out(layout, act, system, number):
     return folder
 
 
-def after_a_cut(layout, act, system, number, point, *, flush):
+def after_a_cut(forks, layout, act, system, number, point, *, flush):
     """Cut the power at a point of an act; return what is wrong then, or None."""
     folder = laid_out(layout, act, system, number)
-    status, output = run(layout, act, folder, *point)
+    status, output = run(forks, layout, act, folder, *point)
     assert status == -signal.SIGKILL, f"was not killed, but ended with {status}: {output}"
     system.cut(flush=flush)
     try:
@@ -187,28 +181,28 @@ def after_a_cut(layout, act, system, number, point, *, flush):
     return None
 
 
-def after_its_end(layout, act, system):
+def after_its_end(forks, layout, act, system):
     """Cut the power when an act has returned; return the points that it reached, and what is wrong, or None."""
     folder = laid_out(layout, act, system, "end")
-    status, output = run(layout, act, folder)
+    status, output = run(forks, layout, act, folder)
     assert status == 0, output
     system.cut()
     return story.reached(output), broken_promise(layout, act, folder)
 
 
 @pytest.mark.parametrize("kind", FILE_SYSTEMS)
-def test_on_a_real_file_system_the_power_may_be_cut_at_every_named_point(kind, tmp_path, show):
+def test_on_a_real_file_system_the_power_may_be_cut_at_every_named_point(kind, forks, tmp_path, show):
     if reason := unavailable(kind):
         pytest.skip(f"{kind}: {reason}")
     rows, wrong = [f"{'file system':<14}{'lay-out':<24}{'act':<16}{'cuts':>6}{'bad':>6}"], []
     for layout, act in REAL:
         with crashing_file_system(kind, tmp_path) as system:
-            reached, broken = after_its_end(layout, act, system)
+            reached, broken = after_its_end(forks, layout, act, system)
             bad = [f"after its end: {broken}"] if broken else []
             seen = Counter()
             for number, point in enumerate(reached):
                 seen[point] += 1
-                found = after_a_cut(layout, act, system, number, (point, seen[point]), flush=bool(number % 2))
+                found = after_a_cut(forks, layout, act, system, number, (point, seen[point]), flush=bool(number % 2))
                 bad += [f"at {point} {seen[point]}: {found}"] if found else []
         rows.append(f"{kind:<14}{layout:<24}{act:<16}{len(reached) + 1:>6}{len(bad):>6}")
         wrong += [f"{layout}, {act}, {each}" for each in bad]

@@ -16,6 +16,7 @@ from datetime import timedelta
 import pytest
 
 from patchify.client.state import MAX_INTERRUPTIONS
+from tests.conftest import folder_in_memory
 from tests.proof.world import BEHAVIOURS, HOMES, KINDS, STEP, TRIES, Clock, World
 
 pytestmark = pytest.mark.slow
@@ -201,10 +202,10 @@ def attempt(folder, state, fault, kind, home):
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
+def outcomes():
     """Return what is wrong with each case."""
-    root = tmp_path_factory.mktemp("world")
-    return {case: attempt(root / f"{number:04d}", *case) for number, case in enumerate(CASES)}
+    with folder_in_memory() as root:
+        return {case: attempt(root / f"{number:04d}", *case) for number, case in enumerate(CASES)}
 
 
 @pytest.mark.timeout(900)
@@ -231,8 +232,8 @@ def test_every_fault_in_every_state_leaves_a_program_that_runs_and_at_last_the_n
 @pytest.mark.parametrize("home", HOMES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("behaviour", BEHAVIOURS)
-def test_a_version_that_does_not_prove_good_is_taken_back_a_few_times_only(tmp_path, kind, home, behaviour):
-    with World(tmp_path / "world", kind, home) as world:
+def test_a_version_that_does_not_prove_good_is_taken_back_a_few_times_only(in_memory, kind, home, behaviour):
+    with World(in_memory / "world", kind, home) as world:
         world.advance(30)
         two = world.publish("2.0.0", behaviour)
         for _ in range(TRIES + 1):
@@ -251,8 +252,8 @@ def test_a_version_that_does_not_prove_good_is_taken_back_a_few_times_only(tmp_p
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_cannot_be_started_for_a_day_is_tried_ever_more_rarely_and_blamed_for_nothing(tmp_path, kind):
-    with World(tmp_path / "world", kind) as world:
+def test_what_cannot_be_started_for_a_day_is_tried_ever_more_rarely_and_blamed_for_nothing(in_memory, kind):
+    with World(in_memory / "world", kind) as world:
         world.advance(30)
         two = world.publish("2.0.0")
 
@@ -270,8 +271,8 @@ def test_what_cannot_be_started_for_a_day_is_tried_ever_more_rarely_and_blamed_f
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_user_who_ends_it_again_and_again_quarantines_it_at_the_sixth_time(tmp_path, kind):
-    with World(tmp_path / "world", kind) as world:
+def test_a_user_who_ends_it_again_and_again_quarantines_it_at_the_sixth_time(in_memory, kind):
+    with World(in_memory / "world", kind) as world:
         world.advance(30)
         two = world.publish("2.0.0")
         for time in range(1, MAX_INTERRUPTIONS + 2):
@@ -284,8 +285,8 @@ def test_a_user_who_ends_it_again_and_again_quarantines_it_at_the_sixth_time(tmp
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_that_crashes_at_its_third_start_on_trial_is_taken_back(tmp_path, kind):
-    with World(tmp_path / "world", kind) as world:
+def test_one_that_crashes_at_its_third_start_on_trial_is_taken_back(in_memory, kind):
+    with World(in_memory / "world", kind) as world:
         world.advance(30)
         two = world.publish("2.0.0", "third")
         for _ in range(2):

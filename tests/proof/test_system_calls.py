@@ -16,6 +16,7 @@ import pytest
 import patchify.errors
 from patchify.errors import PatchifyError
 from tests import injection
+from tests.forking import Forks
 from tests.injection import ERRORS, KILL
 from tests.proof import story
 
@@ -80,13 +81,19 @@ def total():
     return Figures()
 
 
+@pytest.fixture(scope="module")
+def forks():
+    with Forks(story.MODULE) as forks:
+        yield forks
+
+
 def command(layout, act):
-    return lambda folder: story.command(story.LAYOUTS[layout], act, folder)
+    return lambda folder: [story.LAYOUTS[layout], act, folder]
 
 
-def kills(folder, layout, act):
+def kills(folder, layout, act, forks):
     story.prepare(layout, act, folder)
-    return injection.points(injection.calls(command(layout, act)(folder), [folder]), KILL)[0]
+    return injection.points(injection.calls(command(layout, act)(folder), [folder], forks=forks), KILL)[0]
 
 
 def plan(found):
@@ -103,12 +110,14 @@ def plan(found):
 
 
 @pytest.mark.parametrize(("layout", "act", "errors"), CASES)
-def test_a_fault_at_any_call_leaves_a_program_and_a_later_attempt_succeeds(layout, act, errors, tmp_path, total, show):
+def test_a_fault_at_any_call_leaves_a_program_and_a_later_attempt_succeeds(
+    layout, act, errors, tmp_path, forks, total, show
+):
     kind = story.LAYOUTS[layout]
     counting = tmp_path / "count0"  # of the length of the names in a sweep
     counting.mkdir()
     story.prepare(layout, act, counting)
-    found = injection.calls(command(layout, act)(counting), [counting])
+    found = injection.calls(command(layout, act)(counting), [counting], forks=forks)
     assert story.outcome(kind, counting) == story.ACTS[act].comes_to
     chosen, single = plan(found) if errors else (set(), 0)
     figures = Figures()
@@ -139,6 +148,7 @@ def test_a_fault_at_any_call_leaves_a_program_and_a_later_attempt_succeeds(layou
         check=check,
         faults=(KILL, *ERRORS) if errors else (KILL,),
         choose=lambda point, fault: fault == KILL or (point.name, point.nth, fault) in chosen,
+        forks=forks,
     )
     figures.add("missed", len(report.missed))
     figures.add("bad", len(report.failures))
@@ -153,11 +163,11 @@ def test_a_fault_at_any_call_leaves_a_program_and_a_later_attempt_succeeds(layou
     assert report.runs == figures.counts["kills"] + len(chosen), "some were not tried"
 
 
-def test_there_are_enough_calls_to_be_killed_at(tmp_path):
+def test_there_are_enough_calls_to_be_killed_at(tmp_path, forks):
     found = Counter()
     for number, (layout, act, _) in enumerate(CASES):
         folder = tmp_path / f"{number:04d}"
         folder.mkdir()
-        found[story.LAYOUTS[layout]] += len(kills(folder, layout, act))
+        found[story.LAYOUTS[layout]] += len(kills(folder, layout, act, forks))
     assert found.total() >= AT_LEAST, found
     assert set(found) == {"file", "folder"}

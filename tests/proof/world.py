@@ -103,6 +103,10 @@ class Image:
                 archive.addfile(member, io.BytesIO(content))
         return packed.getvalue()
 
+    @functools.cache  # noqa: B019
+    def release(self, kind: str) -> Release:
+        return Release(Version.parse(self.version), hashlib.sha256(self.packed(kind)).hexdigest())
+
 
 class Server:
     """What is published; a transport to it, too."""
@@ -298,6 +302,8 @@ class World:
         self.inside = self.place / "machine"
         self.inside.mkdir(parents=True)
         self.path = self.inside / "app"
+        self.run = str(self.path if self.kind == "file" else self.path / "run")
+        self.state_file = str(self.inside / ".app.patchify" / "state.json")
         self.server = Server(self)
         self.disk = Disk()
         self.now = 0.0
@@ -362,7 +368,7 @@ class World:
         return image
 
     def release(self, image: Image) -> Release:
-        return Release(Version.parse(image.version), hashlib.sha256(image.packed(self.kind)).hexdigest())
+        return image.release(self.kind)
 
     def by_hash(self, sha256: str) -> Image:
         return next((each for each in self.known.values() if self.release(each).sha256 == sha256), self.first)
@@ -373,22 +379,22 @@ class World:
     @property
     def state(self) -> State:
         """What is remembered. Fails if that cannot be read."""
-        path = self.inside / ".app.patchify" / "state.json"
         try:
-            found = path.stat()
+            found = os.stat(self.state_file)
         except FileNotFoundError:
             return State()
         which = (found.st_ino, found.st_mtime_ns, found.st_size)
         if self._last_state[0] != which:
-            self._last_state = (which, read(path) or State())
+            self._last_state = (which, read(Path(self.state_file)) or State())
         return self._last_state[1]
 
     def stands(self) -> Image:
         """Return what stands at the program's path. Fails if it is not exactly one known release that can be run."""
-        run = self.path if self.kind == "file" else self.path / "run"
-        image = self.known.get(run.read_bytes())
-        assert image is not None, f"{run} is no release that there is"
-        assert stat.S_IMODE(run.stat().st_mode) == 0o755, f"{run} has mode {run.stat().st_mode:o}"
+        with open(self.run, "rb", buffering=0) as file:  # not by Path: this is done at every instant
+            image = self.known.get(file.read())
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        assert image is not None, f"{self.run} is no release that there is"
+        assert mode == 0o755, f"{self.run} has mode {mode:o}"
         if self.kind == "folder":
             assert (self.path / "lib" / "data").read_bytes() == image.data, f"{image} is not whole"
             assert sorted(os.listdir(self.path)) == ["lib", "run"], f"{image} has files that it has not"
