@@ -5,7 +5,6 @@ Start it in the project's folder, with ``gunicorn examples.server:app`` to try i
 """
 
 import logging
-import os
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,6 +16,7 @@ from examples.settings import ROOT, load_settings, one_line_if_refused
 from patchify.errors import InvalidKeyError
 from patchify.keys import SigningKey
 from patchify.server import core_of, patchify_bp
+from patchify.server.config import resolve_paths
 
 _PREFIX = "/api"
 
@@ -34,7 +34,7 @@ def create_app() -> Flask:
     logging.basicConfig(level=settings.LOG_LEVEL, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     app = Flask(__name__, static_folder=None)
     FlaskDynaconf(app, dynaconf_instance=settings)
-    _resolve_paths(app)
+    resolve_paths(app.config, ROOT)  # from wherever the server is started
     if app.config.get("PATCHIFY_KEY") is None:
         app.config["PATCHIFY_KEY"] = _own_key(ROOT / settings.KEY_FILE)
 
@@ -53,15 +53,6 @@ def create_app() -> Flask:
 def ping() -> Response:
     """Answer: for load balancers and for people who want to know whether anybody is there."""
     return Response("pong", content_type="text/plain; charset=utf-8")
-
-
-def _resolve_paths(app: Flask) -> None:
-    """Let relative paths begin at the project's folder, from wherever the server is started."""
-    if releases := app.config.get("PATCHIFY_RELEASES"):
-        app.config["PATCHIFY_RELEASES"] = str(ROOT / releases)
-    key = app.config.get("PATCHIFY_KEY")
-    if key and os.path.isfile(ROOT / key):  # or it is the key itself; unlike Path's, this never raises with it
-        app.config["PATCHIFY_KEY"] = str(ROOT / key)
 
 
 def _own_key(path: Path) -> SigningKey:

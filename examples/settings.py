@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 _APP_LOAD_ERROR = 4  # the status by which gunicorn's master knows that starting further workers is no use
 _MESSAGES = {"must_exist_true": "{name} is not configured", "operations": "{name} cannot be {value!r}"}
+_TEXTS = ["APPNAME", "KEY", "RELEASES", "CATALOGUE", "CHANNEL", "PUBLISH_TOKEN"]
 _LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 
@@ -36,7 +37,7 @@ def load_settings() -> Dynaconf:
             Validator("PROXIES", must_exist=True, is_type_of=int, gte=0, messages=_MESSAGES),
             Validator("LOG_LEVEL", must_exist=True, is_in=_LEVELS, messages=_MESSAGES),
             # The environment's values are read as TOML, where a name or a key of digits alone is a number.
-            Validator("PATCHIFY_APPNAME", "PATCHIFY_KEY", "PATCHIFY_RELEASES", cast=_text),
+            *(Validator(f"PATCHIFY_{name}", cast=_text) for name in _TEXTS),
         ],
     )
     try:

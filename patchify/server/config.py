@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -156,12 +156,19 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     unknown = next((key for key in settings if key.startswith(PREFIX) and key not in known), None)
     if unknown is not None:
         raise ConfigError(unknown, f"is no setting of Patchify, which are {', '.join(known)}")
-    folder = Path(path).absolute().parent
+    resolve_paths(settings, Path(path).absolute().parent)
+    return settings
+
+
+def resolve_paths(settings: MutableMapping[str, Any], folder: Path) -> None:
+    """Let relative paths in a mapping of ``PATCHIFY_*`` keys begin at a folder, wherever the process runs.
+
+    These are the releases, the file of a SQLite catalogue, and key and token where they are paths.
+    """
     for name, resolve in _PATHS.items():
         value = settings.get(PREFIX + name)
-        if isinstance(value, str) and value and "\0" not in value:  # what is wrong is told later
+        if isinstance(value, str) and value and "\0" not in value:  # what is wrong is told by `Config`
             settings[PREFIX + name] = resolve(folder, value)
-    return settings
 
 
 def _path(folder: Path, path: str) -> str:
