@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from patchify.errors import CatalogueError, CatalogueUnavailableError
 from patchify.releases import Placement, Release, ReleaseState, Schedule
-from patchify.server import schema
+from patchify.server import database, schema
 from patchify.server.sql_catalogue import SqlCatalogue
 from patchify.versions import parse_version
 from tests.running import PATIENCE, ROOT, wait_until
@@ -102,6 +103,21 @@ def test_a_release_is_replaced_and_removed(catalogue):
     assert versions(catalogue) == []
 
 
+def test_what_is_removed_may_come_from_what_is_gone_through(catalogue):
+    put(catalogue, release("1.0.0"), release("2.0.0"))
+    with catalogue.transaction() as transaction:
+        for each in transaction.releases().values():
+            transaction.remove(each)
+    assert versions(catalogue) == []
+
+
+def test_to_remove_what_is_not_there_changes_nothing(catalogue):
+    before = catalogue.snapshot()
+    with catalogue.transaction() as transaction:
+        transaction.remove(release())
+    assert catalogue.snapshot() is before
+
+
 def test_a_transaction_shows_what_it_changed_and_nobody_else_does_before_its_end(catalogue):
     put(catalogue, release("1.0.0"))
     with catalogue.transaction() as transaction:
@@ -171,6 +187,24 @@ def test_ten_thousand_releases_cost_a_request_no_more_statements_than_ten(url):
     assert asked == {10: 1, 10_000: 1}
 
 
+def test_a_look_sees_the_releases_of_one_moment(url):
+    catalogue = SqlCatalogue(url, look_every=0)
+    put(catalogue, release("1.0.0"))
+    before = catalogue.snapshot()
+    meanwhile = [release("2.0.0"), release("3.0.0")]
+
+    def change(connection, cursor, statement, *_):
+        if meanwhile and "FROM releases" in statement:  # the revision is known by now
+            put(SqlCatalogue(url), meanwhile.pop())
+
+    put(SqlCatalogue(url), meanwhile.pop(0))
+    event.listen(catalogue.engine, "before_cursor_execute", change)
+    seen = catalogue.snapshot()
+    assert [str(each.version) for each in seen.releases.values()] == ["2.0.0", "1.0.0"]
+    assert before.revision < seen.revision < catalogue.snapshot().revision
+    assert versions(catalogue) == ["3.0.0", "2.0.0", "1.0.0"]
+
+
 def test_while_one_looks_the_others_get_what_was_there_before(url):
     catalogue = SqlCatalogue(url, look_every=0)
     before = catalogue.snapshot()
@@ -200,6 +234,17 @@ def test_writers_wait_for_each_other(url):
         list(pool.map(add, range(16)))
     majors = [each.version.major for each in SqlCatalogue(url).snapshot().releases.values()]
     assert sorted(majors) == list(range(16))
+
+
+def test_a_change_waits_for_another_one_only_so_long(url, monkeypatch):
+    monkeypatch.setattr(database, "LOCK_TIMEOUT", 0.1)
+    late = SqlCatalogue(url)
+    with SqlCatalogue(url).transaction() as transaction:
+        transaction.put(release("1.0.0"))
+        with pytest.raises(CatalogueUnavailableError, match=r"lock"):
+            put(late, release("2.0.0"))
+        assert late.snapshot().releases == {}  # who reads does not wait
+    assert versions(SqlCatalogue(url)) == ["1.0.0"]
 
 
 def test_a_database_that_fails_later_is_told_of_once_and_the_releases_go_on_being_served(url, caplog):
@@ -259,6 +304,41 @@ def test_a_file_that_is_no_database_is_said_to_be_none(tmp_path):
     (tmp_path / "file").write_text("this is no database, " * 100)
     with pytest.raises(CatalogueError, match="not a database"):
         SqlCatalogue(f"sqlite:///{tmp_path}/file").snapshot()
+
+
+def test_a_damaged_database_is_said_to_be_damaged(tmp_path):
+    path = tmp_path / "catalogue.db"
+    SqlCatalogue(f"sqlite:///{path}").create()
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+    with pytest.raises(CatalogueError, match="malformed"):
+        SqlCatalogue(f"sqlite:///{path}").snapshot()
+
+
+def test_what_somebody_took_out_of_a_database_is_missed(url):
+    with SqlCatalogue(url).engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM catalogue")
+    with pytest.raises(CatalogueError, match="No row"):
+        SqlCatalogue(url).snapshot()
+    with SqlCatalogue(url).engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE catalogue")
+    with pytest.raises(CatalogueError, match="catalogue"), SqlCatalogue(url).transaction():
+        pass
+
+
+def test_a_server_that_does_not_answer_is_waited_for_only_so_long():
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts nobody
+        catalogue = SqlCatalogue(f"postgresql://me@127.0.0.1:{server.getsockname()[1]}/x?connect_timeout=1")
+        with pytest.raises(CatalogueUnavailableError, match="timeout"):
+            catalogue.snapshot()
+
+
+def test_options_in_the_url_of_a_database_are_kept(postgresql):
+    catalogue = SqlCatalogue(f"{postgresql()}&options=-csearch_path%3Dpg_catalog&connect_timeout=7")
+    with catalogue.engine.connect() as connection:
+        shown = [connection.exec_driver_sql(f"SHOW {each}").scalar() for each in ("search_path", "lock_timeout")]
+    assert shown == ["pg_catalog", "10s"]
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path):
@@ -354,3 +434,17 @@ def test_a_catalogue_is_of_use_on_both_sides_of_a_fork(url):
     put(catalogue, release("1.0.0"))
     assert os.waitpid(child, 0)[1] == 0
     wait_until(lambda: versions(catalogue) == ["2.0.0", "1.0.0"], "both changes")
+
+
+def test_a_process_that_is_forked_during_a_look_looks_for_itself(url):
+    catalogue = SqlCatalogue(url, look_every=0)
+    catalogue.snapshot()
+    put(SqlCatalogue(url), release())
+    with catalogue._looking:  # as another thread would hold it
+        child = os.fork()
+        if child == 0:  # pragma: no cover - another process
+            try:
+                os._exit(0 if versions(catalogue) == ["1.0.0"] else 1)
+            finally:
+                os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
