@@ -15,10 +15,15 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchify.keys import SigningKey
+from patchify.messages import UpdateDocument
+from patchify.releases import Placement, Release, ReleaseState, now
+from patchify.server.sql_catalogue import SqlCatalogue
+from patchify.versions import parse_version
 from tests.conftest import KEY
 from tests.running import PATIENCE, Gunicorn, Process, wait_until
 from tests.server.test_wire import WIRE, contents
@@ -456,3 +461,45 @@ def test_a_key_file_that_others_can_read_is_warned_about_at_the_start(tmp_path):
     with Gunicorn(APP, tmp_path / "log", "--preload", env=env) as server:
         assert f"patchify.keys WARNING the key file {tmp_path}/key can be used by others" in server.output()
         assert get(server, "latest")[2] == b'{"version":"0.0.0"}'
+
+
+# A catalogue ----------------------------------------------------------------------------------------------------------
+
+
+def test_all_workers_see_a_change_without_a_restart_and_sign_the_same_document(tmp_path):
+    (tmp_path / "releases").mkdir()
+    catalogue = SqlCatalogue(f"sqlite:///{tmp_path}/catalogue.db")
+    catalogue.create()
+    (tmp_path / "patchify.toml").write_text(
+        f'PATCHIFY_APPNAME = "app"\nPATCHIFY_KEY = "{KEY}"\nPATCHIFY_RELEASES = "releases"\n'
+        'PATCHIFY_CATALOGUE = "sqlite:///catalogue.db"\n'
+    )
+    env = {"PATCHIFY_CONFIG": str(tmp_path / "patchify.toml")}
+    options = ["--preload", "--worker-class", "gthread", "--workers", "2"]
+    with Gunicorn("patchify.server:create_app()", tmp_path / "log", *options, env=env) as server:
+
+        def asked(path):
+            with requests.get(f"{server.url}/api/{path}", headers={"Connection": "close"}, timeout=PATIENCE) as answer:
+                return answer.content, answer.headers.get("X-Signature")
+
+        assert asked("latest")[0] == b'{"version":"0.0.0"}'
+        (tmp_path / "releases" / "app-1.0.0").write_bytes(SMALL)
+        moment = now()
+        live = Placement("stable", ReleaseState.LIVE, since=moment, changed=moment)
+        release = Release(
+            parse_version("1.0.0"), hashlib.sha256(SMALL).hexdigest(), size=len(SMALL), placements=(live,)
+        )
+        with catalogue.transaction() as transaction:
+            transaction.put(release)
+        serial = catalogue.snapshot().revision
+        documents = set()
+
+        def ten_times_alike():
+            documents.clear()
+            documents.update(asked("updates/stable/any") for _ in range(10))
+            return len(documents) == 1 and UpdateDocument.parse(next(iter(documents))[0]).serial == serial
+
+        wait_until(ten_times_alike, "the change in all workers")
+        (offer,) = UpdateDocument.parse(documents.pop()[0]).releases
+        assert asked(offer.path)[0] == SMALL
+        assert asked("latest")[0] == b'{"version":"1.0.0"}'
