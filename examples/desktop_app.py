@@ -102,7 +102,9 @@ def show(offer: Offer | None) -> None:
     size = "" if offer.size is None else f", {decimal(offer.size)}"
     urgent = " [bold red]It should not wait.[/]" if offer.critical else ""
     older = " It is older than yours, which was withdrawn." if offer.downgrade else ""
-    console.print(f"[bold]Version {offer} is available[/]{size}.{older}{urgent} u: update, l: later, s: skip")
+    console.print(
+        f"[bold]Version {offer} is available[/]{size}.{older}{urgent} u: update, l: later, s: skip", soft_wrap=True
+    )
     if offer.notes:
         console.print(Panel(Markdown(offer.notes), title="What is new", title_align="left"))
 

@@ -10,17 +10,21 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection
+from sqlalchemy import Connection, column, inspect, select, table
 
 from patchify.errors import CatalogueError
+
+_VERSION = table("alembic_version", column("version_num"))
 
 
 def current(connection: Connection) -> str | None:
     """Return the revision of the schema of a database, None if it has none."""
-    return MigrationContext.configure(connection).get_current_revision()
+    if not inspect(connection).has_table(_VERSION.name):
+        return None
+    found: str | None = connection.execute(select(_VERSION)).scalar()
+    return found
 
 
 @cache
