@@ -11,8 +11,8 @@ import pytest
 
 from tests.running import ROOT, free_port
 
-STORY = re.compile(r"^## The story of a release$(.*?)^## ", re.S | re.M)
-BLOCKS = re.compile(r"^```sh\n(.*?)^```$", re.S | re.M)
+STORY = re.compile(r"^## The story of a release$(.*?)^## ", re.DOTALL | re.MULTILINE)
+BLOCKS = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.slow
