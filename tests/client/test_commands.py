@@ -17,6 +17,7 @@ from patchify.client.launcher import Plan
 from patchify.client.locks import GUARDIAN
 from patchify.client.state import Bad, Phase, Release, State, Update, save
 from patchify.keys import SigningKey
+from patchify.platforms import detect
 from tests.conftest import KEY
 
 PUBLIC = SigningKey.from_hex(KEY).verifying_key.to_hex()
@@ -267,6 +268,19 @@ def test_run_gets_its_options_from_the_command_line_the_environment_and_a_file_i
     assert str(config.current) == "1.2.3"
 
 
+def test_run_says_which_releases_are_wanted(plans, installer):
+    words = ["--appname", "app", "--channel", "beta", "--platform", "macos-arm64", "--pin", "<2.0.0"]
+    switches = ["--allow-downgrade", "--update-documents", "required", "--reports", "--report-installation"]
+    for extra in (["--version", "1.0.0"], ["--version", "1.0.0", *words, *switches]):
+        assert invoke(commands.run, *GIVEN, *extra, "./app").exit_code == 0
+    plain, chosen = (plan.config for plan in plans)
+    assert (plain.appname, plain.channel, plain.platform, plain.pin) == (None, "stable", detect(), None)
+    assert (plain.allow_downgrade, plain.update_documents, plain.reports) == (False, "auto", False)
+    assert (chosen.appname, chosen.channel, chosen.platform, chosen.pin) == ("app", "beta", "macos-arm64", "<2.0.0")
+    assert (chosen.allow_downgrade, chosen.update_documents) == (True, "required")
+    assert (chosen.reports, chosen.report_installation) == (True, True)
+
+
 def test_run_knows_the_version_after_the_first_update(plans, installer):
     updated(installer)
     assert invoke(commands.run, *GIVEN, "--version", "1.0.0", "./app").exit_code == 0
@@ -289,6 +303,9 @@ def test_run_knows_the_version_after_the_first_update(plans, installer):
         ([*GIVEN[:3], "12", "--version", "1.0.0", "./app"], "--key: "),
         (["--api", "ftp://a", "--key", PUBLIC, "--version", "1.0.0", "./app"], "--api: 'ftp://a' is not an address"),
         ([*GIVEN, "--version", "1.0.0", "--health-url", "x", "./app"], "--health-url: 'x' is not an address"),
+        ([*GIVEN, "--version", "1.0.0", "--channel", "No!", "./app"], "--channel: 'No!' is not the name of a channel"),
+        ([*GIVEN, "--version", "1.0.0", "--pin", "2", "./app"], "--pin: "),
+        ([*GIVEN, "--version", "1.0.0", "--update-documents", "no", "./app"], "'no' is not one of"),
         (["--interval", "1e300", "./app"], "1e+300 is not 1 to 86400000 seconds"),
         (["--stop-timeout", "nan", "./app"], "nan is not 0 to 86400000 seconds"),
         (["--trial-period", "soon", "./app"], "'soon' is not a valid float"),

@@ -1,6 +1,7 @@
 """A launcher in this process, with real programs as its children, and disks that fail."""
 
 import errno
+import json
 import os
 import signal
 import sys
@@ -133,6 +134,21 @@ def test_a_version_that_fails_is_told_of_once_and_the_status_is_that_of_the_one_
     assert place.said() == ["2.0.0", "1.0.0", "1.0.0"]
     assert heard == [("rolled back", "2.0.0", new.sha256, "ended with exit status 1")]
     assert place.state().untold is None
+
+
+def test_what_becomes_of_a_release_is_reported_if_that_is_wanted(place):
+    queued = place.installer.folder / "reports.jsonl"
+    place.stage("2.0.0", program("2.0.0", "exit 1"))
+    assert place.run() == 0
+    assert not queued.exists()
+    place.config = replace(place.config, reports=True, appname="app")
+    place.stage("3.0.0", program("3.0.0", "exit 1"))
+    assert place.run() == 0
+    place.stage("4.0.0", program("4.0.0", "sleep 1; exit 0"))
+    assert place.run() == 0
+    told = [json.loads(line) for line in queued.read_text().splitlines()]
+    found = [(each["event"], each["release"], each["reason"]) for each in told if each["event"] != "checked"]
+    assert found == [("rolled-back", "3.0.0", "ended with exit status 1"), ("running", "4.0.0", "")]
 
 
 @pytest.mark.parametrize("tries", [0, 1, 3])
