@@ -336,7 +336,7 @@ def test_a_release_of_a_folder_program_that_is_no_archive_touches_nothing(make, 
     program.start()
     program.says("1.0.0 Idle")
     server.publish("2.0.0", os.urandom(100_000))
-    program.says("UnsafeArchiveError")
+    program.says("UnsuitableFormatError")
     assert not program.app.is_symlink()
     server.publish("2.0.1", build("folder", "2.0.1"))
     program.says("2.0.1 confirmed 2.0.1")

@@ -37,7 +37,7 @@ def run(our_releases, tmp_path, key):
 
 def test_our_client_updates_itself_from_their_server_and_keeps_its_pid(our_releases, their_server, run):
     with run(their_server(our_releases)) as client:
-        client.wait_for("version 2.0.0 is the newest there is")
+        client.wait_for("there is nothing newer than version 2.0.0")
         assert client.started() == [("1.0.0", client.pid), ("2.0.0", client.pid)]
         assert client.program.read_bytes() == (our_releases["releases"] / "app-2.0.0").read_bytes()
         client.stop()
