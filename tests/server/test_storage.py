@@ -253,6 +253,7 @@ def old_header():
         ("file", b"\xfd7zXZ\0" + b"damaged" * 100),
         ("file", b"\x28\xb5\x2f\xfd" + b"damaged" * 100),
     ],
+    ids=lambda value: value if isinstance(value, str) else "bytes",
 )
 def test_what_the_bytes_are_is_told_by_their_beginning(tmp_path, form, data):
     path = tmp_path / "it"
