@@ -120,7 +120,7 @@ class Source:
         document = self._accept(answer, memory)
         withdrawn = {each.sha256 for each in document.withdrawn}
         dropped = self._drop(withdrawn)
-        leave = str(self._config.current) in {str(each.version) for each in document.withdrawn}
+        leave = self._is_withdrawn(document)
         if leave:
             _log.warning("version %s, which runs, was withdrawn", self._config.current)
             wishes = wishes.leaving()
@@ -185,6 +185,21 @@ class Source:
             except FileOperationError as error:  # a full disk: an update would fail, but a check need not
                 _log.warning("%s", error)
         return document
+
+    def _is_withdrawn(self, document: UpdateDocument) -> bool:
+        """Return whether what runs was withdrawn: this build, and not only another one of the same version.
+
+        The hash tells, where the program is known by one; what was installed as a plain folder is not, and then the
+        version does, unless a build of it is still offered.
+        """
+        running = str(self._config.current)
+        if running not in {str(each.version) for each in document.withdrawn}:
+            return False
+        if self._installer.installed() in {each.sha256 for each in document.withdrawn}:
+            return True
+        known = {each.sha256 for each in self._installer.state().known}
+        offered = any(str(each.version) == running for each in document.releases)
+        return not offered and self._installer.installed() not in known
 
     def _drop(self, withdrawn: set[str]) -> Version | None:
         """Forget a release that is staged and was withdrawn."""

@@ -295,6 +295,25 @@ def test_a_release_that_cannot_take_the_place_of_the_program_is_refused_before_i
         client.source.look(asked=False)
 
 
+@pytest.mark.parametrize(
+    ("offered_build", "withdrawn_build", "kept", "leave"),
+    [
+        (None, b"one", b"", True),
+        (b"one", b"another build", b"", False),
+        (b"a third build", b"another build", b"", False),
+        (None, b"another build", b"", True),  # the program is known by no hash, such as a plain folder
+        (None, b"another build", b"one", False),  # it is, and that is not the one
+    ],
+)
+def test_only_the_build_that_runs_tells_whether_it_was_withdrawn(offered_build, withdrawn_build, kept, leave):
+    client = Client(version="2.0.0")
+    if kept:
+        client.installer.remembered = State(good=Release(parse_version("2.0.0"), sha256(kept)))
+    releases = [] if offered_build is None else [offered("2.0.0", sha256(offered_build))]
+    look = client.look(document(*releases, withdrawn=(withdrawn("2.0.0", sha256(withdrawn_build)),)))
+    assert look.withdrawn == leave
+
+
 def test_a_staged_release_that_is_withdrawn_is_dropped(client):
     two = Release(parse_version("2.0.0"), "22" * 32)
     client.installer.remembered = State().staged(two, Release(parse_version("1.0.0"), sha256(b"one")))
