@@ -1,4 +1,8 @@
-"""Who may publish: whoever has the token, over a way on which nobody else reads it, and who does not guess.
+"""Who may publish: whoever has the token, over a way on which nobody else reads it.
+
+A right token is always let in: behind a proxy all may seem to come from one address, and one of them who has a wrong
+one is not to lock the others out. To guess 32 characters is hopeless at any rate; that wrong ones are limited keeps
+the log short.
 
 It decides from one request, before anything of its body is read. What may be published is decided elsewhere.
 """
@@ -9,6 +13,7 @@ import hashlib
 import hmac
 import ipaddress
 import logging
+from urllib.parse import urlsplit
 
 from flask import Request
 
@@ -38,29 +43,27 @@ class Admission:
     def check(self, request: Request) -> None:
         """Let a request pass, or raise.
 
-        An address that had too many wrong tokens is not even compared any more: a guess that is right would be told
-        from those that are not.
-
         Raises:
             PublishingRefusedError: it comes neither over TLS nor from this machine itself (403), or has not the right
                 token (401).
-            TooManyAttemptsError: wrong ones came from its address too often.
+            TooManyAttemptsError: it has not the right token, and wrong ones came from its address too often.
         """
-        address = request.remote_addr or ""
         if not (request.is_secure or _is_local(request)):
             raise PublishingRefusedError(
                 "the token may be read on its way here: publish over https. Behind a proxy that has the certificate "
-                "the server must know of it, by gunicorn's forwarded_allow_ips or Werkzeug's ProxyFix",
+                "the server must know of it, by PATCHIFY_PROXIES or gunicorn's forwarded_allow_ips. Plain http is for "
+                "this machine itself, by the name localhost or an address such as 127.0.0.1",
                 403,
             )
-        if wait := self._limiter.wait(address):
-            raise TooManyAttemptsError(wait)
         given = request.headers.get("Authorization", "")
         token = given[len(_SCHEME) :].strip() if given[: len(_SCHEME)].lower() == _SCHEME else ""
-        if not hmac.compare_digest(_digest(token), self._digest):  # of digests: all have the same length
-            self._limiter.take(address)
-            _log.warning("a wrong token for publishing came from %s", address or "a socket")
-            raise PublishingRefusedError("the token is not the one that the server has (publish_token)", 401)
+        if hmac.compare_digest(_digest(token), self._digest):  # of digests: all have the same length
+            return
+        address = request.remote_addr or ""
+        if wait := self._limiter.take(address):
+            raise TooManyAttemptsError(wait)
+        _log.warning("a wrong token for publishing came from %s", address or "a socket")
+        raise PublishingRefusedError("the token is not the one that the server has (publish_token)", 401)
 
 
 def _digest(token: str) -> bytes:
@@ -68,11 +71,25 @@ def _digest(token: str) -> bytes:
 
 
 def _is_local(request: Request) -> bool:
-    """Return whether a request was made on this machine, and not passed on by a proxy that is on it."""
+    """Return whether a request was made on this machine, and not passed on by a proxy that is on it.
+
+    A proxy tells of itself by a header of its own, by the name that its client asked for, or by the old protocol that
+    nginx speaks to what is behind it. One that does none of this cannot be recognised.
+    """
     if any(name.title().startswith(_FORWARDED) for name in request.headers.keys()):  # noqa: SIM118 - pairs otherwise
         return False
+    if request.environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
+        return False
     try:
-        address = ipaddress.ip_address(request.remote_addr or "")
+        host = urlsplit(f"//{request.host}").hostname or ""
+    except ValueError:
+        return False
+    return _is_loopback(request.remote_addr or "") and (host == "localhost" or _is_loopback(host))
+
+
+def _is_loopback(text: str) -> bool:
+    try:
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback

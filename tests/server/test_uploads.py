@@ -43,14 +43,15 @@ def ask(app):
     """Return a function that makes a request with the token, and returns the status and the JSON of its answer."""
     client = app.test_client()
 
-    def ask(method, path, *, token=TOKEN, environ=LOCAL, headers=None, scheme="http", **options):
+    def ask(method, path, *, token=TOKEN, environ=LOCAL, headers=None, scheme="http", host=None, **options):
+        host = host or ("127.0.0.1:8000" if scheme == "http" else "updates.test")
         headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **(headers or {})}
         answer = client.open(
             f"/api/{path}",
             method=method,
             headers=headers,
             environ_base=environ,
-            base_url=f"{scheme}://updates.test",
+            base_url=f"{scheme}://{host}",
             **options,
         )
         ask.headers = answer.headers
@@ -131,6 +132,20 @@ def test_what_a_proxy_on_this_machine_passes_on_did_not_begin_here(ask, header):
     assert ask("GET", "publications", headers={header: "https"})[0] == 403
 
 
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.1.2.3:80", "[::1]:8000"])
+def test_this_machine_itself_asks_for_a_name_of_its_own(ask, host):
+    assert ask("GET", "publications", host=host)[0] == 200
+
+
+@pytest.mark.parametrize("host", ["updates.test", "localhost.updates.test", "192.0.2.1:8000", "[2001:db8::1]", "[::1"])
+def test_what_a_proxy_passes_on_without_a_word_was_asked_of_another_name(ask, host):
+    assert ask("GET", "publications", environ_overrides={"HTTP_HOST": host})[0] == 403
+
+
+def test_what_a_proxy_passes_on_with_its_own_name_is_of_the_old_protocol(ask):
+    assert ask("GET", "publications", environ_overrides={"SERVER_PROTOCOL": "HTTP/1.0"})[0] == 403
+
+
 @pytest.mark.parametrize("token", ["", "wrong", TOKEN + "x", TOKEN[:-1], "ü" * 40])
 def test_a_wrong_token_is_refused(ask, token, caplog):
     status, answer = ask("GET", "publications", token=token)
@@ -144,13 +159,19 @@ def test_a_token_is_taken_as_a_bearer_token_only(ask, given):
     assert ask("GET", "publications", token=None, headers={"Authorization": given})[0] == 401
 
 
-def test_who_guesses_is_not_even_compared_any_more(ask):
+def test_who_guesses_is_slowed_down(ask, caplog):
     statuses = [ask("GET", "publications", token="wrong", environ=REMOTE, scheme="https")[0] for _ in range(11)]
     assert statuses == [401] * 10 + [429]
-    status, answer = ask("GET", "publications", environ=REMOTE, scheme="https")
+    status, answer = ask("GET", "publications", token="wrong", environ=REMOTE, scheme="https")
     assert (status, answer["retry"]) == (429, True)
     assert 1 <= int(ask.headers["Retry-After"]) <= 30
-    assert ask("GET", "publications", environ={"REMOTE_ADDR": "192.0.2.2"}, scheme="https")[0] == 200
+    assert caplog.text.count("a wrong token") == 10
+
+
+def test_wrong_tokens_of_others_with_the_same_address_lock_nobody_out(ask):
+    for _ in range(20):
+        ask("GET", "publications", token="wrong")
+    assert [ask("GET", "publications")[0] for _ in range(2)] == [200, 200]
 
 
 def test_nothing_of_a_refused_request_is_kept(send, folder):
