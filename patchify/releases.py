@@ -155,16 +155,23 @@ class Placement:
 
     def become(self, state: ReleaseState, now: datetime, why: str = "") -> Self:
         """Return it in another state: the schedule begins when a draft goes live, and stands still in a pause."""
-        since = self.since
-        if state is ReleaseState.LIVE and self.state is ReleaseState.DRAFT:
-            since = now
-        elif state is ReleaseState.LIVE and self.state is ReleaseState.PAUSED:
-            since = self.since + (now - self.changed)
+        goes_live = state is ReleaseState.LIVE and self.state is ReleaseState.DRAFT
+        since = now if goes_live else self._since_without_pause(now)
         return replace(self, state=state, since=since, changed=now, why=why)
 
     def scheduled(self, schedule: Schedule, now: datetime) -> Self:
         """Return it with another schedule, which begins now; the cohort stays the same."""
         return replace(self, schedule=schedule, since=now, changed=now)
+
+    def limited(self, pause_above: int | None, pause_after: int, now: datetime) -> Self:
+        """Return it with another limit of failures; the schedule goes on as before, or stands still in a pause."""
+        since = self._since_without_pause(now)
+        return replace(self, pause_above=pause_above, pause_after=pause_after, since=since, changed=now)
+
+    def _since_without_pause(self, now: datetime) -> datetime:
+        """Return ``since``, moved by the pause so far: whoever sets ``changed`` in a pause loses when it began."""
+        paused = now - self.changed if self.state is ReleaseState.PAUSED else timedelta()
+        return self.since + max(paused, timedelta())  # less than none: by a clock that was ahead
 
     def to_json(self) -> dict[str, Any]:
         """Return it as what JSON has: the attributes by name, times as `spell_time`."""

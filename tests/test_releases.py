@@ -91,6 +91,34 @@ def test_the_schedule_stands_still_in_a_pause():
     assert resumed.seed == "5eed"
 
 
+def test_a_change_of_the_limit_in_a_pause_does_not_let_the_schedule_go_on():
+    paused = placement().become(ReleaseState.PAUSED, NOW + 12 * HOUR, "fails")
+    limited = paused.limited(5, 30, NOW + 10 * DAY)
+    assert (limited.pause_above, limited.pause_after, limited.state, limited.why) == (
+        5, 30, ReleaseState.PAUSED, "fails",
+    )  # fmt: skip
+    again = limited.become(ReleaseState.PAUSED, NOW + 15 * DAY, "still fails")
+    resumed = again.become(ReleaseState.LIVE, NOW + 20 * DAY)
+    assert resumed.percent(NOW + 20 * DAY) == 10
+    assert resumed.next_step(NOW + 20 * DAY) == NOW + 20 * DAY + 12 * HOUR
+
+
+def test_a_change_of_the_limit_of_what_is_live_leaves_its_schedule_alone():
+    limited = placement().limited(None, 20, NOW + 12 * HOUR)
+    assert (limited.since, limited.changed) == (NOW, NOW + 12 * HOUR)
+
+
+def test_a_schedule_that_is_given_in_a_pause_begins_when_that_ends():
+    paused = placement().become(ReleaseState.PAUSED, NOW + HOUR)
+    resumed = paused.scheduled(Schedule.parse("20,40@1d"), NOW + DAY).become(ReleaseState.LIVE, NOW + 9 * DAY)
+    assert resumed.since == NOW + 9 * DAY
+
+
+def test_a_pause_that_began_by_a_clock_that_was_ahead_does_not_put_the_schedule_forward():
+    paused = placement().become(ReleaseState.PAUSED, NOW + 365 * DAY)
+    assert paused.become(ReleaseState.LIVE, NOW + HOUR).percent(NOW + HOUR) == 10
+
+
 def test_the_schedule_of_a_draft_begins_when_it_goes_live():
     live = placement(ReleaseState.DRAFT).become(ReleaseState.LIVE, NOW + 5 * DAY)
     assert live.since == NOW + 5 * DAY
