@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from patchify.errors import PublicationError
-from patchify.platforms import fallbacks
+from patchify.publishing import stones
 from patchify.releases import Release, ReleaseState, newest_first
 
 
@@ -19,8 +19,9 @@ def superseded(releases: Iterable[Release], keep: int, now: datetime) -> list[Re
     """Return the releases that newer ones have made superfluous, newest first.
 
     In each channel and for each platform, the newest ``keep`` versions that everybody is offered are kept, and all that
-    are newer than these; so are as many pre-releases. What is kept keeps the version that its floor makes others go to
-    first. Drafts, and what is paused or withdrawn anywhere, are never among those returned.
+    are newer than these; so are as many pre-releases. Drafts, and what is paused or withdrawn anywhere, are never among
+    those returned. What is kept keeps what its floor makes others go to first: for each platform all from the floor up
+    to the first that everybody is offered.
 
     Raises:
         PublicationError: ``keep`` is less than 1.
@@ -28,27 +29,16 @@ def superseded(releases: Iterable[Release], keep: int, now: datetime) -> list[Re
     if keep < 1:
         raise PublicationError(f"keeping {keep} releases makes no sense: 1 is the least")
     ordered = sorted(releases, key=newest_first, reverse=True)
+    todo = [each for each in ordered if any(placed.state is not ReleaseState.LIVE for placed in each.placements)]
+    for channel in {placed.channel for each in ordered for placed in each.placements}:
+        todo += _newest([each for each in ordered if stones.is_live(each, channel)], channel, keep, now)
     kept: set[tuple[str, str]] = set()
-    for channel in {placement.channel for each in ordered for placement in each.placements}:
-        live = [each for each in ordered if _is_live(each, channel)]
-        todo = list(_newest(live, channel, keep, now))
-        done: set[tuple[str, str]] = set()
-        while todo:
-            release = todo.pop()
-            if release.name not in done:
-                done.add(release.name)
-                todo += _stepping_stones(live, release)
-        kept |= done
-    return [
-        each
-        for each in ordered
-        if each.name not in kept and all(placement.state is ReleaseState.LIVE for placement in each.placements)
-    ]
-
-
-def _is_live(release: Release, channel: str) -> bool:
-    placed = release.placed(channel)
-    return placed is not None and placed.state is ReleaseState.LIVE
+    while todo:
+        release = todo.pop()
+        if release.name not in kept:
+            kept.add(release.name)
+            todo += _stones(ordered, release, now)
+    return [each for each in ordered if each.name not in kept]
 
 
 def _newest(live: list[Release], channel: str, keep: int, now: datetime) -> Iterator[Release]:
@@ -57,20 +47,20 @@ def _newest(live: list[Release], channel: str, keep: int, now: datetime) -> Iter
         kind = release.platform, release.version.prerelease is not None
         if offered.get(kind, 0) < keep:
             yield release
-            placed = release.placed(channel)
-            if placed is not None and (release.critical or placed.percent(now) == 100):
+            if _is_complete(release, channel, now):
                 offered[kind] = offered.get(kind, 0) + 1
 
 
-def _stepping_stones(live: list[Release], release: Release) -> list[Release]:
-    """Return what clients below the floor of a release go to first: its version or the lowest one above it."""
-    floor = release.floor
-    if floor is None:
-        return []
-    suitable = [
-        each
-        for each in live
-        if floor <= each.version < release.version
-        and (each.platform in fallbacks(release.platform) or release.platform in fallbacks(each.platform))
-    ]
-    return [each for each in suitable if each.version == min(suitable, key=lambda other: other.version).version]
+def _stones(releases: list[Release], release: Release, now: datetime) -> Iterator[Release]:
+    """Yield what clients below the floor of a release need, wherever it is offered, or may be later."""
+    for channel in (each.channel for each in release.placements if each.state is not ReleaseState.WITHDRAWN):
+        for way in stones.ways(releases, release, channel):
+            for stone in way.stones:
+                yield stone
+                if stone.version.prerelease is None and _is_complete(stone, channel, now):
+                    break
+
+
+def _is_complete(release: Release, channel: str, now: datetime) -> bool:
+    placed = release.placed(channel)
+    return placed is not None and (release.critical or placed.percent(now) == 100)

@@ -77,6 +77,34 @@ def test_what_runs_on_the_same_machines_is_a_way_to_a_floor():
     ]
 
 
+@pytest.mark.parametrize("state", list(ReleaseState)[:3])
+@pytest.mark.parametrize(
+    "stones",
+    [
+        [release("2.0.0", rollout="10"), release("2.1.0")],
+        [release("2.0.0", platform="linux-x86_64"), release("2.0.1")],
+        [release("2.1.0-rc.1"), release("2.1.0")],
+        [release("2.0.0", rollout="10"), release("2.0.1", rollout="10", critical=True)],
+        [release("2.0.0", platform="linux-x86_64", state=ReleaseState.PAUSED), release("2.0.0"), release("2.0.1")],
+    ],
+    ids=lambda stones: " ".join(map(str, stones)),
+)
+def test_all_is_kept_from_a_floor_up_to_what_everybody_is_offered_on_each_platform(stones, state):
+    others = [release("1.0.0"), release("2.5.0"), release("2.6.0")]
+    top = [release("3.0.0", floor="2.0.0", state=state)]
+    top += [] if state is ReleaseState.LIVE else [release("2.7.0")]
+    assert forgotten(1, *others, *stones, *top) == ["2.6.0", "2.5.0", "1.0.0"]
+
+
+def test_a_withdrawn_release_needs_no_stones_but_one_that_is_live_elsewhere_does():
+    older = [release(f"{number}.0.0") for number in (1, 2)]
+    top = release("3.0.0", floor="1.0.0", state=ReleaseState.WITHDRAWN)
+    assert forgotten(1, *older, top) == ["1.0.0"]
+    live = release("3.0.0").placements[0]
+    beta = release("3.0.0", floor="1.0.0", channels=("beta",), state=ReleaseState.WITHDRAWN)
+    assert forgotten(1, *older, release("4.0.0"), beta.with_placement(live)) == ["2.0.0"]
+
+
 def test_to_keep_nothing_makes_no_sense():
     with pytest.raises(PublicationError, match="keeping 0 releases"):
         superseded([], 0, NOW)
