@@ -158,7 +158,7 @@ def rollout(schedule: Schedule, pause_above: int | None, now: datetime) -> Step:
         if placement.schedule != schedule:
             placement = placement.scheduled(schedule, now)
         if pause_above not in (None, placement.pause_above):
-            placement = replace(placement, pause_above=pause_above, changed=now)
+            placement = placement.limited(pause_above, placement.pause_after, now)
         return placement
 
     return step

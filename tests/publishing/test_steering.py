@@ -152,6 +152,19 @@ def test_a_new_schedule_begins_when_it_is_given_and_keeps_the_cohort(publisher, 
     assert (placed(catalogue).schedule, placed(catalogue).pause_above) == (EVERYBODY, 5)
 
 
+def test_another_limit_leaves_the_clock_of_a_pause_as_it_is(publisher, put, catalogue, clock):
+    schedule = Schedule.parse("10,100@1d")
+    put("1.0.0", schedule=schedule)
+    clock.time += timedelta(hours=1)
+    publisher.pause(V1)
+    clock.time += timedelta(days=2)
+    publisher.rollout(V1, "stable", schedule, pause_above=5)
+    clock.time += timedelta(days=2)
+    publisher.resume(V1)
+    assert (placed(catalogue).percent(clock.time), placed(catalogue).pause_above) == (10, 5)
+    assert placed(catalogue).since == clock.time - timedelta(hours=1)
+
+
 def test_what_is_withdrawn_is_not_rolled_out(publisher, put):
     put("1.0.0")
     publisher.withdraw(V1)
