@@ -399,7 +399,9 @@ class WrongApplicationError(DocumentError):
 
     def __init__(self, url: str, *, found: str, expected: str) -> None:
         super().__init__(
-            url, f"is about the application {found[:80]!r}, not {expected!r}: is the address of the API right?"
+            url,
+            f"is about the application {found[:80]!r}, not {expected!r}: is the address of the API right? Where no "
+            "appname is configured, it is the one of the first document",
         )
         self.found = found
         self.expected = expected
@@ -421,6 +423,19 @@ class WrongPlatformError(DocumentError):
         super().__init__(url, f"is about the platform {found!r}, but {expected!r} was asked for")
         self.found = found
         self.expected = expected
+
+
+class ClockSetBackError(DocumentError):
+    """The clock is behind a time that was accepted before. Attributes: ``seen``, ``now`` (UTC)."""
+
+    def __init__(self, url: str, *, seen: datetime, now: datetime) -> None:
+        super().__init__(
+            url,
+            f"cannot be judged: a document of {seen:%Y-%m-%d %H:%M} UTC was accepted before, and the clock of this "
+            f"machine says {now:%Y-%m-%d %H:%M} UTC: set the clock",
+        )
+        self.seen = seen
+        self.now = now
 
 
 class ExpiredDocumentError(DocumentError):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
+from urllib.parse import unquote
 
 from semver import Version
 
@@ -119,7 +120,8 @@ class OfferedRelease:
         """Read verified members. Raises `MalformedDocumentError`."""
         found = _members(members, "release")
         path = _text(found, "path")
-        if not _PATH.fullmatch(path) or any(set(part) == {"."} for part in path.partition("?")[0].split("/")):
+        steps = unquote(path.partition("?")[0]).split("/")
+        if not _PATH.fullmatch(path) or any(set(step) <= {"."} or "\\" in step for step in steps):
             raise MalformedDocumentError(f"path is {path!r:.80}, not one below the address of the API")
         floor, rollout = found.get("floor"), found.get("rollout")
         return cls(

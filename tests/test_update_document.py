@@ -89,6 +89,8 @@ MEMBERS = [
             "../2.0.0",
             "releases/../../2.0.0",
             "releases/./2.0.0",
+            "releases/%2e%2E/2.0.0",
+            "releases/%5c2.0.0",
             "releases\\2.0.0",
             "releases/2.0.0#a",
             "releases/2.0.0\n",

@@ -42,6 +42,9 @@ class Choices:
                 parse(value)
         for version in self.skipped:
             parse_version(version)
+        until = self.later_until
+        if until is not None and (not isinstance(until, datetime) or until.tzinfo is None):
+            raise TypeError(f"later_until: {until!r:.80} is not a time with a time zone")
         for name in ("prereleases", "allow_downgrade"):
             if getattr(self, name) not in (None, True, False):
                 raise TypeError(f"{name}: {getattr(self, name)!r:.80} is neither yes nor no")

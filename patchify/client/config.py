@@ -154,6 +154,8 @@ class Config:
             raise ConfigError("appname", f"{self.appname!r} is not a name")
         for name, parse in (("channel", parse_channel), ("platform", parse_platform), ("pin", VersionRange.parse)):
             _check_text(name, getattr(self, name), parse)
+        if self.update_documents == "never" and self.channel != STABLE:
+            raise ConfigError("channel", f"{self.channel!r} needs update documents; the original protocol has none")
         _check_durations(self)
         _check_numbers(self)
         if self.smoke_test is not None:

@@ -165,9 +165,22 @@ class Installer(ABC):
         """Return what is remembered from one update to the next. Raises `UnableToReadFileError`. No lock is needed."""
         return _memory.load(self.memory_path)
 
-    def remember(self, memory: Memory) -> None:
-        """Replace what is remembered, durably. Raises `UnableToWriteStateError`."""
-        _memory.save(self.memory_path, memory)
+    def remember(self, change: Callable[[Memory], Memory]) -> Memory:
+        """Replace what is remembered by what ``change`` makes of it, durably, and return that.
+
+        It has a lock of its own, for a moment only, and never waits for an update that is under way.
+
+        Raises:
+            UpdateInProgressError: another process is at it for too long.
+            UnableToReadFileError, UnableToCreateFolderError, UnableToLockError, UnableToWriteStateError: nothing was
+                changed.
+        """
+        with self._locks.remembering():
+            before = self.memory()
+            after = change(before)
+            if after != before or not self.memory_path.exists():
+                _memory.save(self.memory_path, after)
+            return after
 
     def note(self, error: str) -> None:
         """Remember that the server was asked just now, and what went wrong; if that cannot be, it is let be."""

@@ -93,6 +93,19 @@ class Locks:
         finally:
             lock.release()
 
+    @contextlib.contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Keep others from changing what is remembered, for a moment. Raises as `hold`."""
+        self.make_folder()
+        path = self._folder / "memory.lock"
+        try:
+            with _lock(path).acquire(timeout=_THREADS_PATIENCE, poll_interval=0.01):
+                yield
+        except Timeout:
+            raise UpdateInProgressError(f"another process changes what is remembered of {self._program}") from None
+        except OSError as error:
+            raise UnableToLockError(path, error) from error
+
     def elect(self) -> bool:
         """Return whether this process is the elected one, and stay it until `retire` or the end of the process."""
         if self._election.is_locked:

@@ -35,6 +35,8 @@ class Memory:
         key: The public key whose update documents were accepted, 64 hex digits; empty: none were.
         appname: Which application they were about.
         serial: The highest serial of them.
+        issued: When the latest of them was issued, UTC.
+        taught: Whether any document was ever accepted; then the original's answers never are again.
         retry_at: Before this time (UTC) the server does not want to be asked.
         failure: The failure that was reported last, so that each is counted once.
         choices: What the user has chosen.
@@ -44,17 +46,26 @@ class Memory:
     key: str = ""
     appname: str = ""
     serial: int = 0
+    issued: datetime | None = None
+    taught: bool = False
     retry_at: datetime | None = None
     failure: str = ""
     choices: Choices = field(default_factory=Choices)
 
     def of_key(self, key: str) -> Self:
-        """Return what is remembered of the documents that a key has signed: nothing, if it is another one."""
+        """Return it without what another key has signed."""
         return self if self.key in ("", key) else replace(self, key="", appname="", serial=0)
 
-    def with_document(self, document: UpdateDocument, key: str) -> Self:
-        """Return it with a document that was accepted."""
-        return replace(self, key=key, appname=document.appname, serial=max(self.serial, document.serial))
+    def with_document(self, document: UpdateDocument, key: str, *, learn_name: bool = True) -> Self:
+        """Return it with a document that was accepted; its application's name is learned, if any may be."""
+        return replace(
+            self,
+            key=key,
+            appname=document.appname if learn_name else self.appname,
+            serial=max(self.serial, document.serial),
+            issued=document.issued if self.issued is None else max(self.issued, document.issued),
+            taught=True,
+        )
 
 
 def load(path: Path) -> Memory:
@@ -87,6 +98,8 @@ def save(path: Path, memory: Memory) -> None:
         "key": memory.key,
         "appname": memory.appname,
         "serial": memory.serial,
+        "issued": memory.issued and spell_time(memory.issued),
+        "taught": memory.taught,
         "retry_at": memory.retry_at and spell_time(memory.retry_at),
         "failure": memory.failure,
         "choices": memory.choices.to_json(),
@@ -100,7 +113,7 @@ def save(path: Path, memory: Memory) -> None:
 def _memory(members: dict[str, Any]) -> Memory:
     if members["format"] != _FORMAT:
         raise ValueError(f"format {members['format']!r} is not known, {_FORMAT} is")
-    serial, retry_at = members["serial"], members["retry_at"]
+    serial, issued, retry_at = members["serial"], members["issued"], members["retry_at"]
     if not isinstance(serial, int) or isinstance(serial, bool):
         raise TypeError(f"serial is {serial!r:.80}, not a whole number")
     return Memory(
@@ -108,6 +121,8 @@ def _memory(members: dict[str, Any]) -> Memory:
         key=str(members["key"]),
         appname=str(members["appname"]),
         serial=serial,
+        issued=None if issued is None else parse_time(issued),
+        taught=bool(members["taught"]),
         retry_at=None if retry_at is None else parse_time(retry_at),
         failure=str(members["failure"]),
         choices=Choices.from_json(members["choices"]),

@@ -1,7 +1,8 @@
 """What the server has for this installation: asked by update documents, or by the original protocol.
 
 An update document that was accepted teaches the installation never to go back to the original's answers, which can be
-replayed; its serial, and the application it was about, are remembered durably before anything is made of it.
+replayed. Its serial, and the application it was about, are remembered before anything is made of it: durably, or on a
+full disk as long as the process lives.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 from semver import Version
 
@@ -27,11 +29,13 @@ from patchify.errors import (
     FileOperationError,
     HttpError,
     UnsuitableFormatError,
+    UpdateInProgressError,
 )
 from patchify.messages import OfferedRelease, UpdateDocument
 from patchify.releases import STABLE
 
 _log = logging.getLogger(__name__)
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,12 @@ class Look:
     Attributes:
         offer: What can be installed, None if there is nothing.
         withdrawn: Whether the version that runs was withdrawn.
-        dropped: The version that was staged and has been withdrawn, so that it is not any more.
+        listed: The hashes of all that is offered to anybody, None if the server does not tell.
     """
 
     offer: Offer | None = None
     withdrawn: bool = False
-    dropped: Version | None = None
+    listed: frozenset[str] | None = None
 
 
 class Source:
@@ -104,7 +108,7 @@ class Source:
         self._accepted: UpdateDocument | None = None
 
     def look(self, *, asked: bool) -> Look:
-        """Ask what there is; called under the installer's lock.
+        """Ask what there is, and forget what is staged if it was withdrawn; called under the installer's lock.
 
         Args:
             asked: Whether a person does, who waits neither for a rollout nor for what was put off.
@@ -118,8 +122,8 @@ class Source:
         if answer is None:
             return Look(self._original(wishes))
         document = self._accept(answer, memory)
-        withdrawn = {each.sha256 for each in document.withdrawn}
-        dropped = self._drop(withdrawn)
+        self._drop({each.sha256 for each in document.withdrawn})
+        listed = frozenset(each.sha256 for each in document.releases)
         leave = self._is_withdrawn(document)
         if leave:
             _log.warning("version %s, which runs, was withdrawn", self._config.current)
@@ -127,9 +131,9 @@ class Source:
         state = self._installer.state()
         release = select(document.releases, wishes, lambda sha256: state.quarantined(sha256) is not None)
         if release is None:
-            return Look(None, leave, dropped)
-        self._check(release, document, answer.url)
-        return Look(self._offer(release), leave, dropped)
+            return Look(None, leave, listed)
+        self._check(release, document, answer.url, wishes)
+        return Look(self._offer(release), leave, listed)
 
     def sha256(self, offer: Offer) -> str:
         """Return the hash of what is offered, asking the server if it has not said. Raises as `look`."""
@@ -137,22 +141,35 @@ class Source:
             return offer.sha256
         return self._trust.sha256(self._transport.hash(str(offer.version)), offer.version)
 
-    def wants(self, version: Version) -> bool:
-        """Return whether a version that is staged is still wanted. Raises `UnableToReadFileError`."""
+    def wants(self, version: Version, *, asked: bool) -> bool:
+        """Return whether a version that was found, or is staged, is still wanted. Raises `UnableToReadFileError`."""
         memory = self._memory()
-        wishes = Wishes.of(self._config, memory.choices, memory.installation, self._clock(), asked=True)
+        wishes = Wishes.of(self._config, memory.choices, memory.installation, self._clock(), asked=asked)
         return wishes.leaving().want(version)
+
+    @property
+    def channel(self) -> str:
+        """The channel that is asked for. Raises `UnableToReadFileError`."""
+        return self._installer.memory().choices.channel or self._config.channel
 
     def _memory(self) -> Memory:
         key = self._config.verifying_key.to_hex()
         memory = self._installer.memory().of_key(key)
-        return memory if self._accepted is None else memory.with_document(self._accepted, key)
+        return memory if self._accepted is None else self._learned(memory, self._accepted)
+
+    def _learned(self, memory: Memory, document: UpdateDocument) -> Memory:
+        """Return what is remembered with a document; over a connection that anybody can change no name is learned."""
+        parts = urlsplit(self._config.api)
+        safe = parts.scheme == "https" or parts.hostname in _LOOPBACK
+        return memory.with_document(document, self._config.verifying_key.to_hex(), learn_name=safe)
 
     def _document(self, memory: Memory) -> SignedAnswer | None:
         """Return the update document, not yet to be believed, or None if the original protocol is to be used."""
-        if self._config.update_documents == "never":
-            return None
         channel, platform = memory.choices.channel or self._config.channel, self._config.platform
+        if self._config.update_documents == "never":
+            if channel != STABLE:
+                raise ChannelNotFoundError(self._config.api, channel, platform)
+            return None
         try:
             return self._transport.update(channel, platform)
         except HttpError as error:
@@ -160,7 +177,7 @@ class Source:
                 raise
             if channel != STABLE:
                 raise ChannelNotFoundError(error.url, channel, platform) from error
-            if memory.key:
+            if memory.taught:
                 raise DocumentsRequiredError(error.url, "the server had update documents before") from error
             if self._config.update_documents == "required":
                 raise DocumentsRequiredError(error.url, "update_documents is 'required'") from error
@@ -173,17 +190,20 @@ class Source:
             channel=memory.choices.channel or config.channel,
             platform=config.platform,
             serial=memory.serial,
+            issued=memory.issued,
             now=self._clock(),
             tolerance=config.clock_tolerance,
         )
         document = self._trust.update(answer, expected)
         self._accepted = document
-        learned = memory.with_document(document, config.verifying_key.to_hex())
-        if learned != self._installer.memory():
-            try:
-                self._installer.remember(learned)
-            except FileOperationError as error:  # a full disk: an update would fail, but a check need not
-                _log.warning("%s", error)
+        key = config.verifying_key.to_hex()
+        try:
+            self._installer.remember(lambda before: self._learned(before.of_key(key), document))
+        except (
+            FileOperationError,
+            UpdateInProgressError,
+        ) as error:  # a full disk: an update would fail, but a check need not
+            _log.warning("%s", error)
         return document
 
     def _is_withdrawn(self, document: UpdateDocument) -> bool:
@@ -201,22 +221,20 @@ class Source:
         offered = any(str(each.version) == running for each in document.releases)
         return not offered and self._installer.installed() not in known
 
-    def _drop(self, withdrawn: set[str]) -> Version | None:
+    def _drop(self, withdrawn: set[str]) -> None:
         """Forget a release that is staged and was withdrawn."""
         update = self._installer.state().update
-        if update is None or update.phase is not Phase.STAGED or update.release.sha256 not in withdrawn:
-            return None
-        _log.warning("version %s, which was ready, was withdrawn and is dropped", update.release.version)
-        self._installer.forget()
-        return update.release.version
+        if update is not None and update.phase is Phase.STAGED and update.release.sha256 in withdrawn:
+            _log.warning("version %s, which was ready, was withdrawn and is dropped", update.release.version)
+            self._installer.forget()
 
-    def _check(self, release: OfferedRelease, document: UpdateDocument, url: str) -> None:
+    def _check(self, release: OfferedRelease, document: UpdateDocument, url: str, wishes: Wishes) -> None:
         """Raise if what was selected is below what was confirmed here, or cannot take the place of the program."""
         good = self._installer.state().good
-        withdrawn = {each.sha256 for each in document.withdrawn}
-        below = good is not None and release.version < good.version and good.sha256 not in withdrawn
-        if good is not None and below and self._installer.installed() == good.sha256:
-            raise DowngradeRefusedError(url, offered=str(release.version), confirmed=str(good.version))
+        if good is not None and release.version < good.version and self._installer.installed() == good.sha256:
+            withdrawn = good.sha256 in {each.sha256 for each in document.withdrawn}
+            if not (withdrawn and wishes.allow_downgrade):
+                raise DowngradeRefusedError(url, offered=str(release.version), confirmed=str(good.version))
         if release.format not in self._installer.formats:
             raise UnsuitableFormatError(str(release.version), release.format, self._installer.path)
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 from semver import Version
 
 from patchify.errors import (
+    ClockSetBackError,
     ExpiredDocumentError,
     FailedSignatureVerificationError,
     FutureDocumentError,
@@ -51,6 +52,7 @@ class Expected:
         appname: Which application; empty: whichever it is.
         channel, platform: What was asked for.
         serial: The highest that was accepted before.
+        issued: When the latest that was accepted before was issued, UTC.
         now: The time, UTC.
         tolerance: How far the clocks of server and client may differ.
     """
@@ -61,6 +63,7 @@ class Expected:
     serial: int
     now: datetime
     tolerance: timedelta
+    issued: datetime | None = None
 
 
 class PinnedKey:
@@ -102,6 +105,8 @@ class PinnedKey:
             if found != right:
                 raise error(answer.url, found=found, expected=right)
         latest, earliest = expected.now + expected.tolerance, expected.now - expected.tolerance
+        if expected.issued is not None and expected.issued > latest:
+            raise ClockSetBackError(answer.url, seen=expected.issued, now=expected.now)
         if document.issued > latest:
             raise FutureDocumentError(answer.url, issued=document.issued, now=expected.now)
         if document.expires < earliest:

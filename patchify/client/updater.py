@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -45,7 +46,7 @@ from patchify.client.restarter import (
     remove_left_behind,
 )
 from patchify.client.smoke import smoke_test
-from patchify.client.source import Offer, Source
+from patchify.client.source import Look, Offer, Source
 from patchify.client.state import Phase, Release, State, Update
 from patchify.client.status import Checking, Downloading, Idle, Installing, PendingRestart, Restarting, Status
 from patchify.client.transport import Transport
@@ -55,6 +56,7 @@ from patchify.client.watch import Handover
 from patchify.errors import (
     ActionDeniedError,
     ClosedError,
+    ConnectionFailedError,
     FailedHashVerificationError,
     NothingStagedError,
     PatchifyError,
@@ -75,7 +77,7 @@ _SWAP_PATIENCE = 60.0  # seconds that a restart waits for another process to fin
 _RESTART_PATIENCE = 300.0  # seconds after which a restart that was left to other hands counts as failed
 _GRACE = 0.25  # seconds between the last critical action and the restart, in which a program that ends can say so
 _CLOSE_PATIENCE = 5.0  # seconds that closing waits for what is under way
-_CHOICE_PATIENCE = 5.0  # seconds that a choice waits for what is under way
+_FRESH = 60.0  # seconds that what the server said is taken for true by a call that goes on from there
 
 _all: WeakSet[Updater] = WeakSet()
 
@@ -135,6 +137,8 @@ class Updater:
         self._alarm: threading.Timer | None = None
         self._trial = Trial(self.config, self._installer, self._tell_of_confirmation)
         self._manners = Manners(self.config, self._installer)
+        self._looked: float | None = None  # when the server was last asked
+        self._found: Look | None = None  # what it said, if that was not made use of yet
         self._starting = True  # until the first tick
         self._stock_taken = False  # tried again at each tick until it was possible
         self._first = True  # until the first tick as the elected one
@@ -252,10 +256,14 @@ class Updater:
     def remind(self, after: timedelta, version: Version | str | None = None) -> None:
         """Let a version be, by default the available one, for a time, unless a person asks for it.
 
-        Raises as `choose`, and `ValueError` if no version is available.
+        Raises as `choose`, and `ValueError` if no version is available, or for a time beyond all measure.
         """
         later = self._meant(version)
-        self._decide(lambda before: before.putting_off(later, datetime.now(UTC) + after))
+        try:
+            until = datetime.now(UTC) + after
+        except OverflowError as error:
+            raise ValueError(f"{after} is too long to wait") from error
+        self._decide(lambda before: before.putting_off(later, until))
 
     def _meant(self, version: Version | str | None) -> str:
         if version is None and self._available is None:
@@ -263,17 +271,21 @@ class Updater:
         return str(version or self._available)
 
     def _decide(self, decide: Callable[[Choices], Choices]) -> Choices:
-        """Change what the user has chosen, and drop what is staged if it is not wanted any more."""
-        with self._not_busy(_CHOICE_PATIENCE), self._installer.lock(_CHOICE_PATIENCE):
-            memory = self._installer.memory()
-            choices = decide(memory.choices)
-            self._installer.remember(replace(memory, choices=choices))
-            self._available = None
+        """Change what the user has chosen, and let go of what is staged if it is not wanted any more.
+
+        What is under way is not waited for: it looks at the choices again before it goes further.
+        """
+        channel = self._source.channel
+        choices = self._installer.remember(lambda before: replace(before, choices=decide(before.choices))).choices
+        self._available = None
+        with contextlib.suppress(UpdateInProgressError), self._not_busy(), self._installer.lock():
             update = self._installer.state().update
-            if update is not None and update.phase is Phase.STAGED and not self._source.wants(update.release.version):
-                _log.info("version %s, which was ready, is not wanted and is dropped", update.release.version)
-                self._installer.forget()
-                self._drop()
+            if update is not None and update.phase is Phase.STAGED:
+                version = update.release.version
+                if self._source.channel != channel or not self._source.wants(version, asked=True):
+                    self._let_go(version)
+                elif not self._source.wants(version, asked=False):  # put off: it stays, and nothing waits for it
+                    self._drop()
         return choices
 
     # Life -------------------------------------------------------------------------------------------------------------
@@ -376,7 +388,8 @@ class Updater:
         """
         with self._operation():
             self._staged = self._staged or self._waiting()
-            if self._staged is None:
+            if self._staged is None or not self._is_still_good(self._staged, asked=True):
+                self._staged = None
                 raise NothingStagedError
             return self._restart(self._staged)
 
@@ -425,8 +438,7 @@ class Updater:
         if isinstance(self.status, Restarting) or not self._manners.may_ask():
             return
         if isinstance(self.status, PendingRestart):
-            if self._installer.memory().key:  # only update documents tell of what was withdrawn
-                self._reconsider()
+            self._reconsider()
             return
         self._available = None
         decided = self._installer.state().on_trial is None  # else nothing goes further until it is
@@ -436,15 +448,26 @@ class Updater:
             ](asked=False)
 
     def _reconsider(self) -> None:
-        """Give up a restart that waits if its release was withdrawn meanwhile."""
+        """Give up a restart that waits if its release was withdrawn meanwhile, or let go by another process."""
         with self._not_busy(), self._installer.lock():
-            look = self._source.look(asked=False)
-            self._installer.note("")
-            if look.dropped is not None:
-                self._drop()
+            try:
+                if self._installer.memory().taught:  # only update documents tell of what was withdrawn
+                    self._look(asked=False)
+                    self._installer.note("")
+            finally:
+                staged, update = self._staged, self._installer.state().update
+                followed = staged is not None and staged.replaces == staged.release  # nothing is staged for that
+                if staged is not None and not followed and (update is None or update.release != staged.release):
+                    self._drop()
+
+    def _let_go(self, version: Version) -> None:
+        """Forget what is staged, since it is not wanted any more."""
+        _log.info("version %s, which was ready, is not wanted any more and is dropped", version)
+        self._installer.forget()
+        self._drop()
 
     def _drop(self) -> None:
-        """Have nothing staged any more, and wait for no restart."""
+        """Go for nothing that is staged, and wait for no restart."""
         self._staged = None
         if isinstance(self.status, PendingRestart):
             self._stand_down()
@@ -505,23 +528,50 @@ class Updater:
         if self._installer.state().update is None:
             return
         with self._operation():
-            self._staged = self._waiting()
-            if self._staged is not None and self._is_withdrawn(self._staged):
-                self._staged = None
-            if self._staged is not None and self.config.automatic == "restart":
-                self._restart(self._staged)
+            staged = self._waiting()
+            if staged is not None and self._is_still_good(staged, asked=False):
+                self._staged = staged
+                if self.config.automatic == "restart":
+                    self._restart(staged)
 
-    def _is_withdrawn(self, staged: Update) -> bool:
-        """Ask, once more before it is put in place, if the server can say so now."""
-        if not self._installer.memory().key or not self._manners.may_ask():
+    def _is_still_good(self, staged: Update, *, asked: bool) -> bool:
+        """Return whether what is staged is still wanted and offered, asking once more if the server can say so now."""
+        version = staged.release.version
+        if staged.replaces == staged.release:  # another process has put it in place
+            return True
+        if not self._source.wants(version, asked=True):
+            self._let_go(version)
             return False
+        if not self._source.wants(version, asked=asked):
+            return False  # put off
+        known = self._is_fresh() or not self._installer.memory().taught
+        return known or not (asked or self._manners.may_ask()) or self._is_offered(staged.release, asked=asked)
+
+    def _is_offered(self, release: Release, *, asked: bool) -> bool:
+        """Ask whether a release is still offered to anybody; it is if the server cannot be reached."""
         try:
-            look = self._source.look(asked=False)
+            look = self._found = self._look(asked=asked)
+        except ConnectionFailedError as error:
+            _log.warning("not known whether version %s was withdrawn: %s", release.version, error)
+            return True
         except PatchifyError as error:
-            _log.warning("not known whether version %s was withdrawn: %s", staged.release.version, error)
+            _log.warning("version %s is not put in place now: %s", release.version, error)
             return False
         self._installer.note("")
-        return look.dropped is not None
+        if look.listed is None or release.sha256 in look.listed:
+            return True
+        _log.info("version %s, which was ready, is not offered now", release.version)
+        return False
+
+    def _look(self, *, asked: bool) -> Look:
+        """Ask the server what there is, and remember when that was."""
+        look = self._source.look(asked=asked)
+        self._looked = time.monotonic()
+        return look
+
+    def _is_fresh(self) -> bool:
+        """Return whether this process has asked the server a moment ago."""
+        return self._looked is not None and time.monotonic() - self._looked < _FRESH
 
     def _was_taken_back(self) -> bool:
         """Return whether the version that runs was taken back under it, so that it should become the one before."""
@@ -614,9 +664,10 @@ class Updater:
 
     def _check(self, *, asked: bool) -> Version | None:
         self._become(Checking())
-        look = self._source.look(asked=asked)
-        if look.dropped is not None:
-            self._staged = None
+        found, self._found = self._found, None
+        look = found if found is not None and not asked and self._is_fresh() else self._look(asked=asked)
+        if self._installer.state().update is None:
+            self._staged = None  # it was withdrawn
         self._available = look.offer
         if look.offer is not None:
             _log.info("version %s is available", look.offer)
@@ -641,7 +692,7 @@ class Updater:
         trial = self._installer.state().on_trial
         if trial is not None:
             raise UpdateInProgressError(f"version {trial.release.version} is on trial: it has to be confirmed first")
-        if self._available is None:
+        if self._available is None or not self._is_fresh():
             self._check(asked=asked)
         offer = self._available
         if offer is None:
@@ -687,6 +738,10 @@ class Updater:
             self._become(Installing(release.version))
             progress = self._progress(lambda percent: Installing(release.version, percent))
             try:
+                if not self._source.wants(release.version, asked=asked):  # its user has decided meanwhile
+                    _log.info("version %s is not wanted any more", release.version)
+                    self._available = None
+                    return None
                 self._smoke_test(release, progress)
                 self._staged = self._installer.prepare(release, self.config.current, progress)
             except (SmokeTestError, UnsafeArchiveError) as error:  # it will not be better another time

@@ -178,9 +178,10 @@ class FakeInstaller(Faults):
     def memory(self) -> Memory:
         return self.memorized
 
-    def remember(self, memory: Memory) -> None:
+    def remember(self, change) -> Memory:
         self.step("remember")
-        self.memorized = memory
+        self.memorized = change(self.memorized)
+        return self.memorized
 
     def note(self, error: str) -> None:
         self.remembered = replace(self.remembered, checked=datetime.now(UTC), error=error)

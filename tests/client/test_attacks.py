@@ -3,13 +3,14 @@
 He can send whatever was ever signed, to whomever and whenever he likes, and anything that was not.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import responses
 
 from patchify import errors
-from patchify.client import Config
+from patchify.client import Choices, Config
 from patchify.client.source import Source
 from patchify.client.state import Release, State
 from patchify.client.transport import Transport
@@ -32,8 +33,8 @@ class Client:
         self.installer = FakeInstaller()
         self.transport = FakeTransport(KEY, {"1.0.0": b"one", "2.0.0": b"two"})
         self.now = NOW
-        wanted = {"version": "1.0.0", "appname": "app", "platform": "linux-x86_64", **config}
-        self.config = Config(api="https://updates.example.com/api/", key=KEY.verifying_key, **wanted)
+        wanted = {"version": "1.0.0", "appname": "app", "platform": "linux-x86_64", "key": KEY.verifying_key, **config}
+        self.config = Config(**{"api": "https://updates.example.com/api/", **wanted})
         self.restart()
 
     def restart(self):
@@ -100,6 +101,10 @@ def test_rollback_to_an_older_version_is_refused(client):
 
 def test_rollback_needs_both_the_documents_word_and_the_configurations():
     running = sha256(b"one")
+    client = Client(allow_downgrade=False)  # a version that calls itself 1.0.0 where 2.0.0 was confirmed
+    client.installer.remembered = State(good=Release(parse_version("2.0.0"), running))
+    with pytest.raises(errors.DowngradeRefusedError):
+        client.look(document(offered("1.5.0"), withdrawn=(withdrawn("2.0.0", running),)))
     for allowed, said, found in ((True, True, "1.5.0"), (True, False, None), (False, True, None)):
         client = Client(version="2.0.0", allow_downgrade=allowed)
         client.installer.remembered = State(good=Release(parse_version("2.0.0"), running))
@@ -124,10 +129,21 @@ def test_freeze_ends_when_the_document_expires(client):
 
 def test_a_document_from_the_future_is_refused_and_the_clock_named(client):
     served = document(offered(), issued=NOW + timedelta(minutes=10))
-    client.look(served)
+    Client().look(served)
     client.now -= timedelta(seconds=1)
     error = client.refuses(served, errors.FutureDocumentError, "set the clock", "2026-11-23 18:10", "2026-11-23 17:59")
     assert (error.issued, error.now) == (served.issued, client.now)
+
+
+def test_freeze_by_a_clock_that_was_set_back_is_refused_and_the_clock_named(client):
+    """What has expired does not come to life again when somebody turns the clock back: the latest issue is remembered."""
+    old = document(offered("1.5.0"), issued=NOW - timedelta(days=8), expires=NOW - timedelta(days=1))
+    client.look(document(offered()))
+    client.now = NOW - timedelta(days=2)
+    error = client.refuses(old, errors.ClockSetBackError, "2026-11-23 17:00", "2026-11-21 18:00", "set the clock")
+    assert (error.seen, error.now) == (NOW - timedelta(hours=1), client.now)
+    client.restart()
+    client.refuses(document(offered()), errors.ClockSetBackError)
 
 
 def test_a_clock_that_was_never_set_is_named(client):
@@ -184,6 +200,21 @@ def test_another_applications_document_is_refused_after_the_first_where_no_name_
     client.refuses(document(offered(), appname="other"), errors.WrongApplicationError)
 
 
+def test_over_a_connection_that_anybody_can_change_no_name_is_learned():
+    client = Client(appname=None, api="http://updates.example.com/api/")
+    client.look(document(offered(), appname="other"))
+    client.restart()
+    client.look(document(offered(), serial=SERIAL + 1))
+
+
+def test_what_was_learned_does_not_stand_against_what_is_configured():
+    client = Client(appname=None)
+    client.look(document(offered(), appname="other"))
+    client.config = replace(client.config, appname="app")
+    client.restart()
+    client.look(document(offered()))
+
+
 def test_another_channels_document_is_refused(client):
     client.refuses(document(offered(), channel="beta"), errors.WrongChannelError, "'beta'", "'stable'")
 
@@ -198,6 +229,13 @@ def test_a_channel_that_is_not_there_does_not_end_in_another_one():
     error = client.refuses(None, errors.ChannelNotFoundError, "'nightly'", "linux-x86_64")
     assert (error.channel, error.platform) == ("nightly", "linux-x86_64")
     assert client.transport.asked == [("nightly", "linux-x86_64")]
+
+
+def test_the_original_protocol_has_no_other_channel():
+    client = Client(update_documents="never")
+    client.installer.remember(lambda before: replace(before, choices=Choices(channel="nightly")))
+    client.refuses(None, errors.ChannelNotFoundError, "'nightly'")
+    assert client.transport.calls == []
 
 
 def test_mix_and_match_of_the_parts_of_two_documents_is_refused(client):
@@ -262,11 +300,17 @@ def test_fast_forward_of_the_serial_is_refused(client):
     fresh.look(document(offered()))  # honest ones still are accepted
 
 
-def test_another_key_has_serials_of_its_own(client):
+def test_another_key_has_serials_and_a_name_of_its_own_but_never_the_original_protocol(client):
     client.look(document(offered()))
-    client.installer.memorized = client.installer.memorized.of_key("cd" * 32)
-    client.restart()
-    client.look(document(offered(), serial=1))
+    other = SigningKey.from_hex("22" * 32)
+    client.config = replace(client.config, key=other.verifying_key, appname=None)
+    client.transport.key = other
+    client.source = Source(
+        client.config, client.transport, PinnedKey(other.verifying_key), client.installer, clock=lambda: client.now
+    )
+    client.refuses(None, errors.DocumentsRequiredError)
+    client.look(document(offered(), serial=1, appname="renamed"))
+    assert client.installer.memorized.serial == 1
 
 
 # Endless data, and another file ---------------------------------------------------------------------------------------------------------
@@ -317,8 +361,27 @@ def test_only_the_build_that_runs_tells_whether_it_was_withdrawn(offered_build, 
 def test_a_staged_release_that_is_withdrawn_is_dropped(client):
     two = Release(parse_version("2.0.0"), "22" * 32)
     client.installer.remembered = State().staged(two, Release(parse_version("1.0.0"), sha256(b"one")))
-    look = client.look(document(withdrawn=(withdrawn("1.9.0", "19" * 32),)))
-    assert (look.dropped, client.installer.remembered.update.release) == (None, two)
+    client.look(document(withdrawn=(withdrawn("1.9.0", "19" * 32),)))
+    assert client.installer.remembered.update.release == two
     look = client.look(document(withdrawn=(withdrawn("2.0.0", "22" * 32),)))
-    assert (look.dropped, client.installer.remembered.update) == (parse_version("2.0.0"), None)
+    assert client.installer.remembered.update is None
     assert look.offer is None
+
+
+def test_what_is_on_trial_is_not_dropped_when_it_is_withdrawn():
+    client = Client(version="2.0.0")
+    client.installer.on_trial(parse_version("2.0.0"), b"two")
+    client.look(document(withdrawn=(withdrawn("2.0.0", sha256(b"two")),)))
+    assert client.installer.remembered.on_trial is not None
+
+
+def test_what_is_in_quarantine_here_is_not_offered(client):
+    client.installer.remembered = State().condemned(Release(parse_version("2.0.0"), "22" * 32), "crashed")
+    assert str(client.look(document(offered("2.0.0"), offered("1.5.0", "15" * 32))).offer) == "1.5.0"
+
+
+def test_a_program_that_was_replaced_by_hand_is_not_held_to_what_was_confirmed_before(client):
+    client.installer.remembered = State(
+        good=Release(parse_version("2.0.0"), "22" * 32)
+    )  # and something else stands there
+    assert str(client.look(document(offered("1.5.0"))).offer) == "1.5.0"

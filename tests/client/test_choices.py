@@ -24,6 +24,8 @@ def test_they_are_read_as_they_were_written():
         {"prereleases": "yes"},
         {"allow_downgrade": 2},
         {"channel": 1},
+        {"later_until": "tomorrow"},
+        {"later_until": NOW.replace(tzinfo=None)},
     ],
 )
 def test_what_is_no_choice_is_refused(wrong):

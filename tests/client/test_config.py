@@ -242,6 +242,10 @@ def test_what_decides_about_releases_is_checked(name, values):
         assert problem(**{name: value}).problem
 
 
+def test_another_channel_needs_update_documents():
+    assert "update documents" in problem(channel="beta", update_documents="never").problem
+
+
 def test_a_range_a_channel_and_a_platform_are_kept_as_given():
     made = config(pin=">=1.0.0,<2.0.0", channel="beta", platform="freebsd-x86_64", appname="My App")
     assert (made.pin, made.channel, made.platform, made.appname) == (

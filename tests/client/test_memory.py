@@ -3,6 +3,7 @@ import os
 import stat
 import uuid
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -20,7 +21,16 @@ def path(tmp_path):
 
 
 def test_it_is_read_as_it_was_written_by_its_owner_alone(path):
-    memory = Memory(key=KEY, appname="app", serial=7, retry_at=NOW, choices=Choices(channel="beta", skipped=("1.0.0",)))
+    memory = Memory(
+        key=KEY,
+        appname="app",
+        serial=7,
+        issued=NOW,
+        taught=True,
+        retry_at=NOW,
+        failure="x",
+        choices=Choices(channel="beta", skipped=("1.0.0",)),
+    )
     save(path, memory)
     assert load(path) == memory
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -81,11 +91,11 @@ def test_what_cannot_be_written_says_so_and_leaves_the_old(tmp_path, path):
 
 
 def test_what_another_key_has_signed_is_forgotten_and_all_else_is_kept():
-    memory = Memory(key=KEY, appname="app", serial=7, choices=Choices(channel="beta"))
+    memory = Memory(key=KEY, appname="app", serial=7, taught=True, choices=Choices(channel="beta"))
     assert memory.of_key(KEY) is memory
     other = memory.of_key("cd" * 32)
     assert (other.key, other.appname, other.serial) == ("", "", 0)
-    assert (other.installation, other.choices) == (memory.installation, memory.choices)
+    assert (other.installation, other.choices, other.taught) == (memory.installation, memory.choices, True)
     assert Memory().of_key(KEY).serial == 0
 
 
@@ -93,3 +103,12 @@ def test_the_serial_never_goes_down():
     memory = Memory().with_document(document(serial=9), KEY)
     assert (memory.key, memory.appname, memory.serial) == (KEY, "app", 9)
     assert memory.with_document(document(serial=8), KEY).serial == 9
+
+
+def test_the_time_of_the_latest_document_never_goes_back():
+    memory = Memory().with_document(document(issued=NOW), KEY)
+    assert memory.with_document(document(issued=NOW - timedelta(days=1)), KEY).issued == NOW
+
+
+def test_a_name_is_learned_only_where_it_may_be():
+    assert Memory(appname="known").with_document(document(), KEY, learn_name=False).appname == "known"

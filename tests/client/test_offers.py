@@ -12,10 +12,10 @@ from patchify.client.state import Phase
 from patchify.errors import (
     ClosedError,
     HttpRequestFailedError,
+    NothingStagedError,
     ReplayedDocumentError,
     ServerBusyError,
     UnableToWriteStateError,
-    UpdateInProgressError,
 )
 from tests.client.fakes import FakeInstaller, FakeRestarter, FakeTransport, sha256
 from tests.client.offering import document, offered, withdrawn
@@ -185,6 +185,85 @@ def test_a_release_that_waits_for_an_action_is_dropped_when_it_is_withdrawn(desk
     assert desk.restarter.launches == []
 
 
+def test_a_restart_that_waits_is_given_up_when_its_release_was_dropped_and_the_look_failed(desk):
+    desk.serve(desk.offer())
+    desk.updater.register_action("saving")
+    desk.updater.update()
+    desk.serve(desk.offer("2.0.1", format="tar"), withdrawn=(withdrawn("2.0.0", sha256(NEW)),))
+    desk.updater.tick()
+    assert isinstance(desk.updater.status, Idle)
+    desk.updater.deregister_action("saving")
+
+
+def test_a_restart_that_waits_is_given_up_when_another_process_has_let_go_of_its_release(desk):
+    desk.transport.document = None  # by the original protocol, too
+    desk.updater.register_action("saving")
+    desk.updater.update()
+    desk.updater.tick()
+    assert isinstance(desk.updater.status, PendingRestart)
+    desk.installer.forget()
+    desk.updater.tick()
+    assert isinstance(desk.updater.status, Idle)
+    desk.updater.deregister_action("saving")
+
+
+@pytest.mark.parametrize("when", ["withdrawn", "paused"])
+def test_what_is_ready_is_not_put_in_place_by_hand_either_if_it_is_not_offered_any_more(desk, monkeypatch, when):
+    desk.serve(desk.offer())
+    desk.updater.install()
+    desk.serve(withdrawn=(withdrawn("2.0.0", sha256(NEW)),) if when == "withdrawn" else ())
+    monkeypatch.setattr("patchify.client.updater._FRESH", 0)
+    with pytest.raises(NothingStagedError):
+        desk.updater.restart()
+    assert desk.installer.program == b"one"
+    assert desk.staged == (None if when == "withdrawn" else "2.0.0")
+
+
+def test_what_was_found_a_while_ago_is_asked_for_again_before_it_is_downloaded(desk, monkeypatch):
+    desk.serve(desk.offer())
+    desk.updater.check()
+    desk.serve(withdrawn=(withdrawn("2.0.0", sha256(NEW)),))
+    monkeypatch.setattr("patchify.client.updater._FRESH", 0)
+    assert desk.updater.install() is None
+    assert desk.transport.downloaded == []
+
+
+def test_a_disk_that_cannot_forget_what_was_withdrawn_keeps_it_from_being_put_in_place(desk, caplog):
+    desk.serve(desk.offer())
+    desk.updater.install()
+    desk.updater.close()
+    desk.serve(withdrawn=(withdrawn("2.0.0", sha256(NEW)),))
+
+    def fail():
+        raise UnableToWriteStateError("state.json", "No space left on device")
+
+    desk.installer.forget = fail
+    desk.start_anew()
+    desk.updater.start()
+    wait_until(lambda: "is not put in place now" in caplog.text, "the look")
+    desk.updater.close()
+    assert desk.installer.program == b"one"
+
+
+def test_what_is_staged_is_asked_about_once_and_not_more_often_than_is_polite(make_desk):
+    desk = make_desk(check_on_startup=True, automatic="stage")
+    desk.serve(desk.offer())
+    desk.updater.install()
+    desk.updater.close()
+    desk.start_anew()
+    desk.updater.start()
+    wait_until(lambda: not desk.updater._first and isinstance(desk.updater.status, Idle), "the first tick")
+    wait_until(lambda: len(desk.transport.asked) >= 2, "the look")
+    desk.updater.close()
+    assert len(desk.transport.asked) == 2
+    desk.config = replace(desk.config, least_interval=timedelta(minutes=1))
+    desk.start_anew()
+    desk.updater.start()
+    wait_until(lambda: not desk.updater._first, "the first tick")
+    desk.updater.close()
+    assert len(desk.transport.asked) == 2
+
+
 def test_a_release_that_was_staged_before_the_start_is_dropped_when_it_is_withdrawn(desk):
     desk.serve(desk.offer())
     desk.updater.install()
@@ -291,19 +370,81 @@ def test_what_is_on_trial_is_not_dropped(make_desk):
     assert desk.installer.state().update.phase is Phase.ARMED
 
 
-def test_a_choice_does_not_wait_for_ever_for_what_is_under_way(desk, monkeypatch):
-    monkeypatch.setattr("patchify.client.updater._CHOICE_PATIENCE", 0.01)
-    refused = []
+@pytest.mark.parametrize("decide", ["skip", "remind"])
+def test_a_choice_in_the_middle_of_a_download_is_heeded_and_not_waited_for(desk, decide):
+    desk.serve(desk.offer())
 
     def choose():
-        with pytest.raises(UpdateInProgressError):
-            desk.updater.choose(channel="beta")
-        refused.append(True)
+        if decide == "skip":
+            desk.updater.skip("2.0.0")
+        else:
+            desk.updater.remind(timedelta(days=1), "2.0.0")
 
-    desk.transport.before["update"] = lambda: in_thread(choose).join()
-    desk.serve()
-    desk.updater.check()
-    assert refused == [True]
+    desk.installer.before["stage"] = lambda: in_thread(choose).join()
+    desk.updater.tick()
+    assert desk.staged is None
+    assert desk.restarter.launches == []
+    assert desk.installer.program == b"one"
+
+
+def test_a_person_who_asks_for_what_was_put_off_gets_it(desk):
+    desk.serve(desk.offer())
+    desk.updater.remind(timedelta(days=1), "2.0.0")
+    assert desk.updater.update()
+    assert desk.installer.program == NEW
+
+
+def test_a_restart_that_waits_is_given_up_when_its_user_puts_it_off_and_what_is_ready_stays(desk):
+    desk.serve(desk.offer())
+    desk.updater.register_action("saving")
+    desk.updater.update()
+    desk.updater.remind(timedelta(days=1), "2.0.0")
+    assert isinstance(desk.updater.status, Idle)
+    desk.updater.deregister_action("saving")
+    assert desk.staged == "2.0.0"
+    desk.updater.close()
+    desk.start_anew()
+    desk.updater.start()
+    wait_until(lambda: not desk.updater._first, "the first tick")
+    assert desk.restarter.launches == []
+    assert desk.updater.restart()
+    assert desk.installer.program == NEW
+
+
+def test_another_channel_lets_go_of_what_the_one_before_had_ready(desk):
+    desk.serve(desk.offer())
+    desk.updater.install()
+    desk.updater.choose(channel="stable")
+    assert desk.staged == "2.0.0"
+    desk.updater.choose(channel="beta")
+    assert desk.staged is None
+
+
+def test_a_configuration_that_does_not_want_what_is_ready_lets_go_of_it(desk):
+    desk.serve(desk.offer())
+    desk.updater.install()
+    desk.updater.close()
+    desk.config = replace(desk.config, pin="<2.0.0")
+    desk.start_anew()
+    desk.updater.start()
+    wait_until(lambda: desk.staged is None, "the drop")
+    assert desk.installer.program == b"one"
+
+
+def test_a_downgrade_that_is_ready_survives_other_choices(make_desk):
+    desk = make_desk(version="2.0.0", allow_downgrade=True)
+    desk.installer.replace(NEW)
+    desk.serve(desk.offer("1.5.0"), withdrawn=(withdrawn("2.0.0", sha256(NEW)),))
+    desk.updater.install()
+    desk.updater.choose(prereleases=True)
+    assert desk.staged == "1.5.0"
+    desk.updater.choose(allow_downgrade=False)
+    assert desk.staged is None
+
+
+def test_a_wait_beyond_all_measure_is_refused(desk):
+    with pytest.raises(ValueError, match="too long"):
+        desk.updater.remind(timedelta.max, "2.0.0")
 
 
 # Politeness -----------------------------------------------------------------------------------------------------------
