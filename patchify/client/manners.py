@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from patchify.client.config import Config
 from patchify.client.installer import Installer
+from patchify.client.memory import Memory
 from patchify.errors import ConnectionFailedError, PatchifyError
 
 _log = logging.getLogger(__name__)
@@ -37,17 +38,19 @@ class Manners:
         self._asked = False  # whether this process has asked by itself; from then on it keeps to its interval
 
     def may_ask(self) -> bool:
-        """Return whether the server may be asked unasked; if so, it counts as asked. Raises `UnableToReadFileError`."""
-        now, checked = datetime.now(UTC), self._installer.state().checked
-        retry_at = self._installer.memory().retry_at
-        if retry_at is not None and now < retry_at <= now + _LONGEST_SILENCE:
-            _log.info("no check now: the server wants to be left alone until %s", retry_at)
+        """Return whether the server may be asked unasked; if so, it counts as asked. Raises `UnableToReadFileError`.
+
+        It does so durably, as far as that can be, before there is an answer: this process may die of that.
+        """
+        now, state = datetime.now(UTC), self._installer.state()
+        if wants_quiet(self._installer.memory()):
             return False
         assert self._config.least_interval is not None
-        if not self._asked and checked is not None and timedelta() <= now - checked < self._config.least_interval:
-            _log.info("no check now: the last one was at %s", checked)
+        if not self._asked and state.checked and timedelta() <= now - state.checked < self._config.least_interval:
+            _log.info("no check now: the last one was at %s", state.checked)
             return False
         self._asked = True
+        self._installer.note(state.error)
         return True
 
     def went_well(self) -> None:
@@ -59,13 +62,36 @@ class Manners:
         interval = self._config.check_interval.total_seconds() if self._config.check_interval else 0.0
         delay = min(interval * 2.0**self._failures, max(interval, _LONGEST_BACK_OFF))
         self._failures = min(self._failures + 1, _MOST_FAILURES)
-        asked = error.retry_after if isinstance(error, ConnectionFailedError) else None
-        if asked:
-            self._keep_quiet(asked)
-        return max(delay, asked or 0.0)
+        self.keep_quiet(error)
+        return max(delay, _asked_for(error))
 
-    def _keep_quiet(self, seconds: float) -> None:
-        """Remember that the server wants to be left alone, also by a process that is started anew."""
-        with contextlib.suppress(PatchifyError), self._installer.lock():
-            retry_at = datetime.now(UTC) + timedelta(seconds=seconds)
-            self._installer.remember(replace(self._installer.memory(), retry_at=retry_at))
+    def keep_quiet(self, error: Exception) -> None:
+        """Leave the server alone as `keep_quiet` says."""
+        keep_quiet(self._installer, error)
+
+
+def wants_quiet(memory: Memory) -> bool:
+    """Return whether the server wants to be left alone now, as far as is remembered."""
+    now, until = datetime.now(UTC), memory.retry_at
+    if until is None or not now < until <= now + _LONGEST_SILENCE:
+        return False
+    _log.info("the server is not asked now: it wants to be left alone until %s", until)
+    return True
+
+
+def keep_quiet(installer: Installer, error: Exception) -> None:
+    """Remember how long the server wants to be left alone, if it said so; if that cannot be, it is let be.
+
+    Args:
+        installer: Where it is remembered, also for a process that is started anew.
+        error: What came instead of an answer.
+    """
+    if seconds := _asked_for(error):
+        retry_at = datetime.now(UTC) + timedelta(seconds=seconds)
+        with contextlib.suppress(PatchifyError):
+            installer.remember(lambda before: replace(before, retry_at=retry_at))
+
+
+def _asked_for(error: Exception) -> float:
+    """Return the seconds of ``Retry-After``; 0 if there was none."""
+    return (error.retry_after or 0.0) if isinstance(error, ConnectionFailedError) else 0.0
