@@ -300,8 +300,7 @@ def test_of_two_processes_the_one_that_became_a_bad_version_is_started_again_bes
         program.says("1.0.0 Idle", count)
     server.publish("2.0.0", build(kind, "exits with an error after a moment"))
     program.says("1.0.0 took back 2.0.0")
-    program.says("FACTS", 4)
-    assert program.versions() == ["1.0.0", "1.0.0", "2.0.0", "1.0.0"]
+    program.says('FACTS {"version": "1.0.0"', 3)
     program.has_no_guardian()
     program.has_settled(2 * alone(kind))
     os.kill(program.facts()[1]["pid"], signal.SIGTERM)

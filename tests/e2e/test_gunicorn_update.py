@@ -1,5 +1,6 @@
 """A web application that updates itself under a real gunicorn: one worker of two acts, and the master reloads them."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -202,5 +203,6 @@ def masters(place: Path) -> list[int]:
 
 
 def stop(pid: int) -> None:
-    os.kill(pid, signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "its end")
