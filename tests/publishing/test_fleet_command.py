@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from patchify.__main__ import program
 from patchify.publishing.destination import Destination
-from patchify.releases import now
+from patchify.releases import Placement, Release, ReleaseState, now
 from patchify.reports import Batch, Event, Report
 from patchify.server.fleet import Fleet
 from patchify.server.sql_catalogue import SqlCatalogue
@@ -22,7 +22,13 @@ def folder(tmp_path_factory):
     (folder / "releases").mkdir()
     names = {"APPNAME": "app", "KEY": "key", "RELEASES": "releases", "CATALOGUE": "sqlite:///catalogue.db"}
     (folder / "patchify.toml").write_text("".join(f'PATCHIFY_{name} = "{value}"\n' for name, value in names.items()))
-    SqlCatalogue(f"sqlite:///{folder / 'catalogue.db'}").create()
+    catalogue = SqlCatalogue(f"sqlite:///{folder / 'catalogue.db'}")
+    catalogue.create()
+    place = Placement("stable", ReleaseState.LIVE, since=now(), changed=now())
+    with catalogue.transaction() as transaction:
+        for version in ("1.0.0", "2.0.0"):
+            build = Release(parse_version(version), "ab" * 32, size=1, published=now(), placements=(place,))
+            transaction.put(build)
     return folder
 
 

@@ -67,7 +67,11 @@ def catalogue(database):
 
 
 @pytest.fixture
-def fleet(catalogue, clock):
+def fleet(catalogue, publish, clock):
+    """Return the fleet of a catalogue that knows three versions, in two channels, none of which is watched."""
+    published = (release(version, pause_above=None) for version in ("1.0.0", "2.0.0", "3.0.0"))
+    beta = replace(release().placed("stable"), channel="beta", pause_above=None)
+    publish(*(each.with_placement(beta) for each in published))
     return Fleet(catalogue, now=clock)
 
 
@@ -187,22 +191,84 @@ def test_outcomes_without_any_check_make_no_share(fleet, record):
     assert [(each.version, each.share) for each in fleet.versions()] == [("1.0.0", 0.0)]
 
 
-def test_a_report_counts_for_its_own_day_unless_the_clock_of_the_client_is_wrong(fleet, record, clock):
-    record(("checked", "1.0.0"), at=NOW - SEEN_DAYS * DAY)  # told late
+def test_a_report_counts_for_its_own_day_unless_that_is_long_ago_or_to_come(fleet, record, clock):
+    record(("checked", "1.0.0"), at=NOW - 2 * DAY)
+    record(("checked", "1.0.0"), at=NOW - (SEEN_DAYS - 1) * DAY)
+    for days in (SEEN_DAYS, KEPT_DAYS, 10_000):
+        record(("checked", "1.0.0"), at=NOW - days * DAY)  # told late, or by a wrong clock: counts as of a week ago
     record(("checked", "1.0.0"), at=NOW + 1000 * DAY)  # counts as of today
-    record(("running", "1.0.0"), at=NOW - KEPT_DAYS * DAY)  # too old to be of interest
-    assert [(each.checks, each.running) for each in fleet.versions()] == [(1, 0)]
-    clock.now += SEEN_DAYS * DAY
-    assert [each.checks for each in fleet.versions()] == []
+    assert rows(fleet, fleet_schema.counts) == 3
+    assert [each.checks for each in fleet.versions()] == [6]
+    clock.now += DAY
+    assert [each.checks for each in fleet.versions()] == [2]
+    clock.now += (SEEN_DAYS - 1) * DAY
+    assert fleet.versions() == []
 
 
-def test_made_up_versions_take_up_so_much_room_at_most(fleet, record, monkeypatch):
-    monkeypatch.setattr(module, "MOST_COUNTS", 3)
-    for minor in range(5):
-        record(("checked", f"1.{minor}.0"))
-    record(("checked", "1.0.0"), ("checked", "1.4.0"))
-    assert {each.version: each.checks for each in fleet.versions()} == {"1.0.0": 2, "1.1.0": 1, "1.2.0": 1, OTHER: 3}
+def test_what_the_catalogue_does_not_know_takes_up_no_room(fleet, record):
+    for number in range(5):
+        record(("checked", f"9.{number}.0"), installation=number)
+        record(("checked", "1.0.0"), platform=f"linux-made{number}", installation=10 + number)
+        record(("checked", "1.0.0"), channel=f"made{number}", installation=20 + number)
+    record(("checked", "1.0.0"), platform="windows-arm64")  # no build is for it, but programs run there
     assert rows(fleet, fleet_schema.counts) == 4
+    shown = {each.version: (each.checks, each.installations) for each in fleet.versions()}
+    assert shown == {"1.0.0": (11, 10), OTHER: (5, 5)}
+    assert fleet.versions(platform=OTHER)[0].to_json()["installations"] == 5
+    assert fleet.versions(channel=OTHER)[0].to_json()["installations"] == 5
+
+
+def test_a_platform_that_a_build_is_for_is_counted_under_its_name(fleet, record, publish):
+    publish(release("1.0.0", platform="haiku-x86_64"))
+    record(("checked", "1.0.0"), platform="haiku-x86_64")
+    assert [each.checks for each in fleet.versions(platform="haiku-x86_64")] == [1]
+
+
+@pytest.fixture
+def crowded(monkeypatch):
+    """Let tables of a fleet that is made later have two rows."""
+    monkeypatch.setattr(module, "MOST_ROWS", 2)
+
+
+@pytest.mark.usefixtures("crowded")
+def test_beyond_a_limit_of_rows_all_is_counted_as_one(fleet, record):
+    for version in ("1.0.0", "2.0.0", "3.0.0", "3.0.0", "1.0.0"):
+        record(("checked", version))
+    assert {each.version: each.checks for each in fleet.versions()} == {"1.0.0": 2, "2.0.0": 1, OTHER: 2}
+    assert rows(fleet, fleet_schema.counts) == 3
+
+
+@pytest.mark.usefixtures("crowded")
+def test_beyond_a_limit_of_installations_further_ones_are_not_kept(fleet, record):
+    for installation in (1, 2, 3, 4):
+        record(("checked", "1.0.0"), installation=installation)
+    record(("checked", "2.0.0"), installation=2)
+    record(("checked", "2.0.0"), installation=3)
+    found = {each.version: (each.installations, each.checks) for each in fleet.versions()}
+    assert found == {"1.0.0": (1, 4), "2.0.0": (1, 2)}
+
+
+@pytest.mark.usefixtures("crowded")
+def test_beyond_a_limit_of_batches_further_ones_are_counted_but_not_remembered(fleet, record):
+    assert [record(("checked", "1.0.0"), number=number) for number in (1, 2, 3, 4, 1, 2)] == [True] * 4 + [False] * 2
+    assert rows(fleet, fleet_schema.batches) == 2
+    assert [each.checks for each in fleet.versions()] == [4]
+
+
+def test_no_report_makes_all_rows_be_counted(catalogue, fleet, record):
+    record(("checked", "1.0.0"), installation=1)
+    asked = []
+
+    def hear(connection, cursor, statement, *_):
+        asked.append(statement.lower())
+
+    event.listen(catalogue.engine, "before_cursor_execute", hear)
+    try:
+        record(("checked", "2.0.0"), ("checked", "9.0.0"), installation=2)
+    finally:
+        event.remove(catalogue.engine, "before_cursor_execute", hear)
+    assert any("fleet_counts" in each for each in asked)
+    assert not any("count(*)" in each for each in asked)
 
 
 def test_what_is_old_is_forgotten_once_a_day(fleet, record, clock, publish):
@@ -212,7 +278,7 @@ def test_what_is_old_is_forgotten_once_a_day(fleet, record, clock, publish):
     assert [rows(fleet, table) for table in tables] == [1, 2, 1, 1]
     clock.now += (KEPT_DAYS - 1) * DAY
     record(("checked", "1.0.0"), installation=2)
-    assert [rows(fleet, table) for table in tables] == [2, 3, 2, 1]
+    assert [rows(fleet, table) for table in tables] == [1, 3, 2, 1]  # a batch comes again soon or never
     clock.now += DAY
     record(("checked", "1.0.0"), installation=2)
     assert [rows(fleet, table) for table in tables] == [2, 2, 1, 0]
