@@ -647,6 +647,7 @@ class Updater:
         except BaseException as error:
             offer, self._available = self._available, None
             if isinstance(error, PatchifyError):
+                self._manners.keep_quiet(error)
                 if offer is not None:
                     self._reporter.tell_of_failure(offer.version, error)
                 self._installer.note(str(error))

@@ -507,6 +507,15 @@ def test_a_server_that_wants_to_be_left_alone_is_by_the_next_process_too(make_de
     assert len(desk.transport.asked) == 3
 
 
+def test_what_a_server_answers_to_a_person_holds_for_the_next_automatic_check(desk):
+    desk.serve()
+    desk.transport.once["update"] = ServerBusyError("https://x", 503, 3600)
+    with pytest.raises(ServerBusyError):
+        desk.updater.check()
+    desk.updater.tick()
+    assert len(desk.transport.asked) == 1
+
+
 def test_a_time_beyond_all_measure_is_not_waited_for(make_desk):
     desk = make_desk()
     desk.serve()
