@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,11 +12,32 @@ from semver import Version
 
 from patchify.client.config import Config
 from patchify.client.installer import Installer
+from patchify.client.manners import keep_quiet, wants_quiet
+from patchify.client.memory import Memory
 from patchify.client.reports import Reports, reason_of
-from patchify.errors import PatchifyError
+from patchify.errors import (
+    DamagedVersionError,
+    FailedHashVerificationError,
+    PatchifyError,
+    SmokeTestError,
+    UnsafeArchiveError,
+    UnsuitableFormatError,
+    WrongVersionError,
+)
 from patchify.reports import Event
 
 _log = logging.getLogger(__name__)
+
+# What a release can be blamed for. The network and what comes over it, the disk, and who quits may be anybody's fault,
+# and what is in quarantine was told of when it came there.
+_FAULTS = (
+    DamagedVersionError,
+    FailedHashVerificationError,
+    SmokeTestError,
+    UnsafeArchiveError,
+    UnsuitableFormatError,
+    WrongVersionError,
+)
 
 
 class Reporter:
@@ -39,20 +62,27 @@ class Reporter:
             self._reports.add(event, str(self._config.current), None if release is None else str(release), reason)
 
     def tell_of_failure(self, release: Version, error: PatchifyError) -> None:
-        """Queue a report that a release could not be installed: once for each kind of error, however often it is tried.
+        """Queue a report that a release could not be installed, if that is its fault: once for each kind of error.
 
-        Never raises. It is not called under the installer's lock.
+        Never raises.
         """
-        failure = f"{release} {type(error).__name__}"
+        if self._reports is None or not isinstance(error, _FAULTS):
+            return
+        told = False
+
+        def tell(before: Memory) -> Memory:
+            nonlocal told
+            failures = _with_failure(before.failure, str(release), type(error).__name__)
+            told = failures == before.failure
+            return replace(before, failure=failures)
+
         try:
-            if self._reports is None or self._installer.memory().failure == failure:
-                return
-            with self._installer.lock():
-                self._installer.remember(replace(self._installer.memory(), failure=failure))
+            self._installer.remember(tell)
         except PatchifyError as problem:
             _log.info("not reported: %s", problem)
             return
-        self.tell(Event.FAILED, release, reason_of(error))
+        if not told:
+            self.tell(Event.FAILED, release, reason_of(error))
 
     def flush(self) -> None:
         """Send what is queued, as far as the server takes it now. Never raises."""
@@ -64,7 +94,21 @@ class Reporter:
             _log.info("reports are kept for another time: %s", error)
             return
         appname = self._config.appname or memory.appname
-        if appname:  # else it is not known yet, and no server would take them
+        if appname and not wants_quiet(memory):  # without a name no server would take them
             channel = memory.choices.channel or self._config.channel
             installation = memory.installation if self._config.report_installation else None
-            self._reports.flush(appname, self._config.platform, channel, installation)
+            problem = self._reports.flush(appname, self._config.platform, channel, installation)
+            if problem is not None:
+                keep_quiet(self._installer, problem)
+
+    def flush_soon(self) -> None:
+        """As `flush`, in a thread of its own, which nobody waits for."""
+        if self._reports is not None:
+            with contextlib.suppress(RuntimeError):  # there is no thread to be had; another flush sends it
+                threading.Thread(target=self.flush, name="patchify-reports", daemon=True).start()
+
+
+def _with_failure(failures: str, release: str, kind: str) -> str:
+    """Return the kinds of failures of a release that were told, such as ``2.0.0 KindA KindB``, and one more."""
+    known, *kinds = failures.split() or [""]
+    return " ".join((release, *dict.fromkeys((*kinds, kind)))) if known == release else f"{release} {kind}"

@@ -6,6 +6,7 @@ each time, so that a crash leaves the old one or the new one. What cannot be que
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ from typing import Any, Self
 
 from filelock import FileLock
 
-from patchify.errors import HttpError
+from patchify.errors import HttpError, ServerBusyError, SmokeTestError
 from patchify.files import write_durably
 from patchify.releases import now as _now
 from patchify.reports import MOST_BYTES, MOST_REASON, MOST_REPORTS, Batch, Event, Report
@@ -34,7 +35,7 @@ _MOST_QUEUE = 1024 * 1024  # bytes; more is read of no queue, as none that was w
 _ENVELOPE = 2048  # bytes of a batch that are kept for what stands around its reports
 _PATIENCE = 5.0  # seconds to wait for another process that changes the queue
 _REFUSALS = frozenset({400, 404, 405, 413, 415})  # this batch would not be taken another time, either
-_PATHS = re.compile(r"(?<![\w:/])(?:[A-Za-z]:)?[\\/][^\s'\":,;]*")
+_OURS = re.compile(r"(?:failed its smoke test: )?[\w ().+-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class Reports:
             event: What happened; an `Event`, or its value.
             version: What runs.
             release: What it happened to, if that is another version or a release of it.
-            reason: Why; see `reason_of`. Paths are taken out of it, and all but its beginning.
+            reason: Why; see `reason_of`. Only its beginning is kept, in which are words of ours: behind a colon or a
+                comma stands what somebody else said, and may be a path or a secret.
         """
         try:
             report = Report(
@@ -92,13 +94,13 @@ class Reports:
                 at=self._now(),
                 version=parse_version(version),
                 release=None if release is None else parse_version(release),
-                reason=_one_line(reason),
+                reason=_in_our_words(reason)[:MOST_REASON],
             )
             self._change(lambda queue: [*queue, _Queued(report)])
         except Exception as error:
             _log.warning("the report %r on version %s is not queued: %s", event, release or version, error)
 
-    def flush(self, appname: str, platform: str, channel: str, installation: str | None) -> None:
+    def flush(self, appname: str, platform: str, channel: str, installation: str | None) -> Exception | None:
         """Send the oldest reports, in one batch at most; what is not accepted stays queued for another time.
 
         A batch that may have arrived is sent again as it is, so that the server can tell. One that the server refuses
@@ -109,14 +111,17 @@ class Reports:
             platform: What it runs on.
             channel: Which releases it gets.
             installation: Its id, if it is to be told.
+
+        Returns:
+            Why they stay queued, if that was tried and did not succeed.
         """
         try:
             if self._is_too_soon():
-                return
+                return None
             queue = self._change(_with_batch)
             chosen = [each for each in queue if each.batch is not None and each.batch == queue[0].batch]
             if not chosen:
-                return
+                return None
             name = str(chosen[0].batch)
             batch = Batch(name, appname, platform, channel, installation, tuple(each.report for each in chosen))
             os.utime(self._path)
@@ -124,6 +129,8 @@ class Reports:
             self._change(lambda queue: [each for each in queue if each.batch != name])
         except Exception as error:
             _log.info("reports are kept for another time: %s", error)
+            return error
+        return None
 
     def _is_too_soon(self) -> bool:
         """Return whether an attempt has failed a moment ago; the file was last written when that was begun."""
@@ -183,15 +190,20 @@ def _with_batch(queue: list[_Queued]) -> list[_Queued]:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what a report says of an error: its class, and its text without the path that it is about."""
-    text = str(error)
-    for path in (getattr(error, "path", None), getattr(error, "filename", None)):
-        if path:
-            text = text.replace(str(path), "<path>")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    """Return what a report says of an error: its class, and a word of ours on it where there is one.
+
+    Its text is left out, as it may name files, addresses and people.
+    """
+    if isinstance(error, SmokeTestError):
+        code = _in_our_words(error.problem)
+    elif isinstance(error, HttpError | ServerBusyError):
+        code = f"HTTP status {error.status}"
+    else:
+        code = errno.errorcode.get(getattr(error, "errno", None) or 0, "")
+    return f"{type(error).__name__} ({code})" if code else type(error).__name__
 
 
-def _one_line(text: str) -> str:
-    """Return the beginning of a text on one line, without paths: they tell who somebody is."""
-    text = _PATHS.sub("<path>", text)
-    return " ".join("".join(each if each.isprintable() else " " for each in text).split())[:MOST_REASON]
+def _in_our_words(text: str) -> str:
+    """Return the beginning of a text such as ``ended with exit status 1, saying: …`` that nobody else has written."""
+    found = _OURS.match(text)
+    return found[0].strip() if found else ""

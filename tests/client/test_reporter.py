@@ -1,13 +1,26 @@
 """What an updater tells of its updates, to a server that is not real."""
 
-from datetime import timedelta
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from semver import Version
 
 from patchify.client.reporter import Reporter
 from patchify.client.state import Release
-from patchify.errors import HttpRequestFailedError, UnableToReadFileError, UpdateInProgressError
+from patchify.errors import (
+    ClosedError,
+    FailedHashVerificationError,
+    HttpError,
+    HttpRequestFailedError,
+    QuarantinedError,
+    ServerBusyError,
+    SmokeTestError,
+    UnableToReadFileError,
+    UnableToWriteDownloadError,
+    UpdateInProgressError,
+)
 from patchify.reports import Event
 from tests.client.offering import offered
 from tests.client.test_offers import NEW, TWO, Desk
@@ -92,7 +105,7 @@ def test_a_failure_is_told_of_once_however_often_it_comes(make_desk):
     failures = [each for each in told(desk) if each[0] == "failed"]
     assert len(failures) == 1
     assert failures[0][1:3] == ("1.0.0", "2.0.0")
-    assert failures[0][3].startswith("FailedHashVerificationError: ")
+    assert failures[0][3] == "FailedHashVerificationError"
 
 
 def test_a_check_that_fails_is_no_failure_of_a_release(make_desk):
@@ -135,9 +148,105 @@ def test_after_an_attempt_that_failed_the_next_process_does_not_try_at_once(make
     assert desk.transport.calls.count("report") == 1
 
 
+def tell_of(desk, *errors, release=TWO):
+    reporter = Reporter(desk.config, desk.installer, desk.transport.report)
+    for error in errors:
+        reporter.tell_of_failure(release, error)
+    reporter.flush()
+    return [(event, reason) for event, _, version, reason in told(desk) if version == str(release)]
+
+
+DAMAGED = FailedHashVerificationError("2.0.0", expected="22", found="33")
+CRASHED = SmokeTestError("2.0.0", "it was killed by signal 11, saying: /home/bob")
+
+
+def test_failures_of_several_kinds_that_take_turns_are_told_of_once_each(make_desk):
+    desk = make_desk()
+    assert tell_of(desk, DAMAGED, CRASHED, DAMAGED, CRASHED) == [
+        ("failed", "FailedHashVerificationError"),
+        ("failed", "SmokeTestError (it was killed by signal 11)"),
+    ]
+    assert tell_of(desk, CRASHED, release=Version(3)) == [("failed", "SmokeTestError (it was killed by signal 11)")]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        HttpRequestFailedError("https://x", "no network"),
+        UnableToWriteDownloadError("/home/bob/app", "No space left on device"),
+        UpdateInProgressError("busy"),
+        HttpError("https://x", 403),
+        ClosedError(),
+        QuarantinedError("2.0.0", "ended with exit status 1"),
+    ],
+)
+def test_a_release_is_not_blamed_for_what_may_be_its_users_network_disk_or_wish(make_desk, error):
+    desk = make_desk()
+    assert tell_of(desk, error, DAMAGED) == [("failed", "FailedHashVerificationError")]
+
+
+def test_reports_go_by_the_channel_that_was_chosen(make_desk):
+    desk = make_desk()
+    desk.updater.choose(channel="beta")
+    desk.serve(channel="beta")
+    desk.updater.tick()
+    assert desk.transport.reports[0]["channel"] == "beta"
+
+
+def test_a_server_that_wants_to_be_left_alone_gets_no_reports(make_desk):
+    desk = make_desk()
+    desk.serve()
+    desk.transport.once["report"] = ServerBusyError("https://x", 429, 3600)
+    desk.updater.tick()
+    desk.start_anew()
+    desk.updater.tick()
+    assert len(desk.transport.asked) == 1, "nor is it asked for anything else"
+    Reporter(desk.config, desk.installer, desk.transport.report).flush()
+    assert desk.transport.calls.count("report") == 1
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    desk.installer.memorized = replace(desk.installer.memorized, retry_at=past)
+    desk.updater.tick()
+    assert told(desk) == [("checked", "1.0.0", None, "")]
+
+
+def test_reports_are_sent_by_a_thread_of_their_own_where_nobody_is_to_wait(make_desk):
+    desk = make_desk()
+    reporter = Reporter(desk.config, desk.installer, desk.transport.report)
+    reporter.tell(Event.CHECKED)
+    seen = []
+    desk.transport.before["report"] = lambda: seen.append(threading.current_thread())
+    reporter.flush_soon()
+    wait_until(lambda: told(desk), "the report")
+    seen[0].join()
+    assert (seen[0].name, seen[0].daemon) == ("patchify-reports", True)
+
+
+def test_without_a_thread_to_be_had_reports_wait(make_desk, monkeypatch):
+    def none(thread):
+        raise RuntimeError("can't start new thread")
+
+    desk = make_desk()
+    reporter = Reporter(desk.config, desk.installer, desk.transport.report)
+    reporter.tell(Event.CHECKED)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none)
+        reporter.flush_soon()
+    reporter.flush()
+    assert told(desk) == [("checked", "1.0.0", None, "")]
+
+
+def test_where_reports_are_not_wanted_no_thread_is_started_for_them(make_desk, monkeypatch):
+    desk = make_desk(reports=False)
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: pytest.fail("a thread"))
+    Reporter(desk.config, desk.installer, desk.transport.report).flush_soon()
+
+
 @pytest.mark.parametrize(
     ("step", "error"),
-    [("memory", UnableToReadFileError("memory.json", "Input/output error")), ("lock", UpdateInProgressError("busy"))],
+    [
+        ("memory", UnableToReadFileError("memory.json", "Input/output error")),
+        ("remember", UpdateInProgressError("busy")),
+    ],
 )
 def test_what_stands_in_the_way_of_a_report_stands_in_the_way_of_nothing_else(make_desk, monkeypatch, step, error):
     desk = make_desk()
@@ -148,6 +257,6 @@ def test_what_stands_in_the_way_of_a_report_stands_in_the_way_of_nothing_else(ma
     monkeypatch.setattr(desk.installer, step, fail)
     reporter = Reporter(desk.config, desk.installer, desk.transport.report)
     reporter.tell(Event.CHECKED)
-    reporter.tell_of_failure(Version(2), error)
+    reporter.tell_of_failure(TWO, DAMAGED)
     reporter.flush()
     assert "failed" not in {each[0] for each in told(desk)}

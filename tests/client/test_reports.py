@@ -10,7 +10,14 @@ from filelock import FileLock
 
 from patchify.client import reports as module
 from patchify.client.reports import MOST_QUEUED, Reports, reason_of
-from patchify.errors import ConnectionFailedError, FileOperationError, HttpError
+from patchify.errors import (
+    ConnectionFailedError,
+    FileOperationError,
+    HttpError,
+    ServerBusyError,
+    SmokeTestError,
+    UnsafeArchiveError,
+)
 from patchify.reports import MOST_BYTES, MOST_REASON, MOST_REPORTS, Batch, Event
 
 AT = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
@@ -57,7 +64,7 @@ def queued(path) -> list[dict]:
 
 
 def test_a_report_waits_in_a_file_of_the_owner_until_it_is_sent(reports, server, path):
-    reports.add(Event.FAILED, "1.0.0", "2.0.0", "HttpError: 500")
+    reports.add(Event.FAILED, "1.0.0", "2.0.0", "HttpError (HTTP status 500)")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert queued(path) == [
         {
@@ -65,7 +72,7 @@ def test_a_report_waits_in_a_file_of_the_owner_until_it_is_sent(reports, server,
             "at": "2026-11-24T09:30:00Z",
             "version": "1.0.0",
             "release": "2.0.0",
-            "reason": "HttpError: 500",
+            "reason": "HttpError (HTTP status 500)",
             "batch": None,
         }
     ]
@@ -130,7 +137,7 @@ def test_what_is_not_accepted_is_kept(reports, server, path, error, caplog):
     caplog.set_level(logging.INFO)
     reports.add("checked", "1.0.0")
     server.failure = error
-    reports.flush(*CLIENT)
+    assert reports.flush(*CLIENT) is error
     assert len(queued(path)) == 1
     assert "kept for another time" in caplog.text
 
@@ -152,7 +159,8 @@ def test_a_batch_has_so_many_reports_at_most(reports, server, path):
 
 @pytest.mark.parametrize("character", ["x", "\u00e9", '"', "\U0001f600"])
 def test_a_batch_has_so_many_bytes_at_most(reports, server, path, character):
-    path.write_text(queued_line(reports, path, reason=character * 400) * MOST_REPORTS)
+    line = queued_line(reports, path)
+    path.write_text(line.replace('"reason": ""', f'"reason": {json.dumps(character * MOST_REASON)}') * MOST_REPORTS)
     while queued(path):
         reports.flush(*CLIENT)
     sizes = [len(each.to_bytes()) for each in server.batches]
@@ -161,8 +169,8 @@ def test_a_batch_has_so_many_bytes_at_most(reports, server, path, character):
     assert all(size > MOST_BYTES * 0.9 for size in sizes[:-1])  # and no fewer than fit
 
 
-def queued_line(reports, path, reason: str = "") -> str:
-    reports.add("checked", "1.0.0", reason=reason)
+def queued_line(reports, path) -> str:
+    reports.add("checked", "1.0.0")
     return path.read_text()
 
 
@@ -209,26 +217,56 @@ def test_threads_do_not_lose_each_others_reports(reports, path):
 @pytest.mark.parametrize(
     ("text", "kept"),
     [
-        ("cannot read /home/someone/app: denied", "cannot read <path>: denied"),
-        ("cannot read 'C:\\Users\\someone\\app'", "cannot read '<path>'"),
-        ("https://example.com/api/latest: 1/2 and/or", "https://example.com/api/latest: 1/2 and/or"),
-        ("two\nlines\tand \x07", "two lines and"),
+        ("ended with exit status 1", "ended with exit status 1"),
+        ("was killed by SIGSEGV", "was killed by SIGSEGV"),
+        ("was ended (SIGTERM)", "was ended (SIGTERM)"),
+        (
+            "was not confirmed within 0.5 s: http://bob:pw@h/p answers with HTTP status 500",
+            "was not confirmed within 0.5 s",
+        ),
+        (
+            "was ended 3 times before it was confirmed, at last: by /home/Bob Smith/x",
+            "was ended 3 times before it was confirmed",
+        ),
+        ("cannot be started: [Errno 8] Exec format error: '/home/Bob Smith/My App/x'", "cannot be started"),
+        ("failed its smoke test: it did not end within 30 s", "failed its smoke test: it did not end within 30 s"),
+        (
+            "failed its smoke test: it ended with exit status 1, saying: no such user: bob",
+            "failed its smoke test: it ended with exit status 1",
+        ),
+        ("/home/bob/x", ""),
+        ("file:///home/bob/x", "file"),
+        ("C:\\Users\\bob", "C"),
+        ("two\nlines", "two"),
         ("x" * 400, "x" * MOST_REASON),
     ],
 )
-def test_a_reason_is_one_short_line_without_paths(reports, path, text, kept):
+def test_a_reason_is_short_and_says_nothing_that_a_program_or_a_path_has_said(reports, path, text, kept):
     reports.add("failed", "1.0.0", "2.0.0", text)
     assert queued(path)[0]["reason"] == kept
+
+
+SECRET = "https://bob:pw@example.com/latest"
 
 
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (HttpError("https://example.com/latest", 403), f"HttpError: {HttpError('https://example.com/latest', 403)}"),
-        (FileOperationError(Path("/home/Some One/app"), "why"), "FileOperationError: unable to use <path>: why"),
-        (OSError(2, "No such file", "/home/Some One/app"), "FileNotFoundError: [Errno 2] No such file: '<path>'"),
-        (ZeroDivisionError(), "ZeroDivisionError"),
+        (HttpError(SECRET, 403), "HttpError (HTTP status 403)"),
+        (ServerBusyError(SECRET, 503, None), "ServerBusyError (HTTP status 503)"),
+        (ConnectionFailedError(SECRET, "timed out"), "ConnectionFailedError"),
+        (FileOperationError(Path("/home/Bob Smith/app"), "why"), "FileOperationError"),
+        (FileOperationError(Path("/home/Bob Smith/app"), OSError(28, "full")), "FileOperationError (ENOSPC)"),
+        (OSError(2, "No such file", "/home/Bob Smith/app"), "FileNotFoundError (ENOENT)"),
+        (
+            SmokeTestError("2.0.0", "it ended with exit status 1, saying: bob"),
+            "SmokeTestError (it ended with exit status 1)",
+        ),
+        (UnsafeArchiveError("leads out of it", "../bob"), "UnsafeArchiveError"),
+        (ZeroDivisionError("bob"), "ZeroDivisionError"),
     ],
 )
-def test_the_reason_of_an_error_is_its_class_and_its_text(error, reason):
+def test_the_reason_of_an_error_is_its_class_and_a_word_of_ours(reports, path, error, reason):
     assert reason_of(error) == reason
+    reports.add("failed", "1.0.0", "2.0.0", reason)
+    assert queued(path)[0]["reason"] == reason
