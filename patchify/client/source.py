@@ -117,8 +117,8 @@ class Source:
             AnswerError, ConnectionFailedError, FileOperationError: the leaf says what is wrong.
         """
         memory = self._memory()
-        wishes = Wishes.of(self._config, memory.choices, memory.installation, self._clock(), asked=asked)
         answer = self._document(memory)
+        wishes = self._wishes(memory, asked=asked, original=answer is None)
         if answer is None:
             return Look(self._original(wishes))
         document = self._accept(answer, memory)
@@ -144,13 +144,17 @@ class Source:
     def wants(self, version: Version, *, asked: bool) -> bool:
         """Return whether a version that was found, or is staged, is still wanted. Raises `UnableToReadFileError`."""
         memory = self._memory()
-        wishes = Wishes.of(self._config, memory.choices, memory.installation, self._clock(), asked=asked)
-        return wishes.leaving().want(version)
+        return self._wishes(memory, asked=asked, original=not memory.taught).leaving().want(version)
 
     @property
     def channel(self) -> str:
         """The channel that is asked for. Raises `UnableToReadFileError`."""
         return self._installer.memory().choices.channel or self._config.channel
+
+    def _wishes(self, memory: Memory, *, asked: bool, original: bool) -> Wishes:
+        wishes = Wishes.of(self._config, memory.choices, memory.installation, self._clock(), asked=asked)
+        unsaid = self._config.prereleases is None and memory.choices.prereleases is None
+        return wishes.with_prereleases() if original and unsaid else wishes
 
     def _memory(self) -> Memory:
         key = self._config.verifying_key.to_hex()
@@ -253,8 +257,6 @@ class Source:
     def _original(self, wishes: Wishes) -> Offer | None:
         """Return what the original protocol offers: the newest version there is, if it is wanted."""
         version = self._trust.latest(self._transport.latest())
-        if self._config.prereleases is None and wishes.choices.prereleases is None:
-            wishes = wishes.with_prereleases()
         if not wishes.want(version):
             return None
         state = self._installer.state()

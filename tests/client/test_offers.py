@@ -163,6 +163,24 @@ def test_the_version_that_runs_was_withdrawn_and_going_down_is_not_allowed(make_
     assert desk.heard == [("version-withdrawn", {"version": "2.0.0", "replacement": "None"})]
 
 
+def test_with_the_original_protocol_pre_releases_count_unless_they_are_refused(make_desk):
+    for refused in (None, False):
+        desk = make_desk(prereleases=refused)
+        desk.transport.releases = {"1.0.0": b"one", "2.0.0-rc.1": NEW}
+        assert desk.updater.update() == (refused is None)
+        assert desk.installer.program == (NEW if refused is None else b"one")
+
+
+def test_a_pre_release_of_the_original_protocol_that_is_ready_is_put_in_place_by_the_next_start(desk):
+    desk.transport.releases = {"1.0.0": b"one", "2.0.0-rc.1": NEW}
+    desk.updater.install()
+    desk.updater.close()
+    desk.start_anew()
+    desk.updater.start()
+    wait_until(lambda: desk.restarter.launches, "the restart")
+    assert desk.installer.program == NEW
+
+
 # Withdrawn while it waits ---------------------------------------------------------------------------------------------
 
 
