@@ -482,6 +482,28 @@ def test_a_program_that_crashes_and_starts_again_does_not_hammer_the_server(make
     assert len(desk.transport.asked) == 2, "a person may ask at any time"
 
 
+def test_of_many_processes_only_one_asks_when_they_are_started_together(make_desk):
+    desk = make_desk(check_on_startup=True, least_interval=timedelta(minutes=1), automatic="check")
+    desk.serve()
+    desk.updater.tick()  # of the elected one
+    desk.installer.elected = False
+    desk.start_anew()
+    desk.updater.start()
+    wait_until(lambda: not desk.updater._starting, "the first tick")
+    desk.updater.close()
+    assert len(desk.transport.asked) == 1
+
+
+def test_a_look_at_what_waits_is_remembered_as_a_check(desk):
+    desk.serve(desk.offer())
+    desk.updater.register_action("saving")
+    desk.updater.update()
+    desk.installer.note("what went wrong before")
+    desk.updater.tick()
+    assert desk.installer.state().error == ""
+    desk.updater.deregister_action("saving")
+
+
 def test_a_failed_check_counts_as_one(make_desk):
     desk = make_desk(least_interval=timedelta(minutes=1))
     desk.transport.always["update"] = HttpRequestFailedError("https://x", "no network")
