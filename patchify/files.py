@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
@@ -18,6 +19,7 @@ Progress = Callable[[int], None]
 """Called with the number of bytes done so far, from the thread that does the work."""
 
 BLOCK = 1024 * 1024  # bytes read at once: large enough that hashing, not Python, is the cost
+_FRESH = 60.0  # seconds; an older draft was left by a crash
 
 
 def hash_file(file: FileIO, progress: Progress | None = None) -> str:
@@ -59,6 +61,14 @@ def write_durably(path: Path, data: bytes, reach: Callable[[str], None] = lambda
             os.unlink(draft)
         raise
     sync_folder(path.parent)
+
+
+def is_being_written(draft: Path, *paths: Path) -> bool:
+    """Return whether a file may be what `write_durably` is just about to give one of these names."""
+    with contextlib.suppress(OSError):
+        names = tuple(f".{path.name}." for path in paths)
+        return draft.name.startswith(names) and abs(time.time() - draft.stat().st_mtime) < _FRESH
+    return False  # it has its name by now
 
 
 def sync_folder(folder: Path) -> None:

@@ -88,3 +88,20 @@ def test_an_interruption_leaves_the_old_file_and_no_draft(tmp_path):
         write_durably(path, b"new", interrupt)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["state"]
+
+
+def test_a_draft_is_being_written_until_it_has_its_name_or_is_old(tmp_path):
+    path, seen = tmp_path / "state", []
+
+    def reach(point):
+        (draft,) = tmp_path.glob(".state.*")
+        seen.append([files.is_being_written(draft, *paths) for paths in ([tmp_path / "other", path], [path / "other"])])
+        os.utime(draft, (0, 0))
+        seen.append(files.is_being_written(draft, path))
+        draft.unlink()
+        seen.append(files.is_being_written(draft, path))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_durably(path, b"new", reach)
+    assert seen == [[True, False], False, False]

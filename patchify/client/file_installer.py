@@ -11,6 +11,7 @@ from pathlib import Path
 
 from patchify.client.installer import Fraction, Installer, as_error, ignore
 from patchify.client.points import reach
+from patchify.client.reports import QUEUE
 from patchify.client.restarter import Launch
 from patchify.client.state import Release
 from patchify.errors import (
@@ -22,7 +23,7 @@ from patchify.errors import (
     UnableToSwapError,
     UnableToWriteDownloadError,
 )
-from patchify.files import BLOCK, Progress, hash_file, sync_folder
+from patchify.files import BLOCK, Progress, hash_file, is_being_written, sync_folder
 
 _Identity = tuple[int, int, int, int]
 
@@ -125,7 +126,8 @@ class FileInstaller(Installer):
         kept |= {f"{self.staged_path(each).name}.part" for each in downloads}
         with contextlib.suppress(OSError):
             for path in self.folder.iterdir():
-                if path.name.startswith(("staged-", "previous", ".")) and path.name not in kept:
+                ours = path.name.startswith(("staged-", "previous", ".")) and path.name not in kept
+                if ours and not is_being_written(path, self.memory_path, self.folder / QUEUE):
                     with contextlib.suppress(OSError):
                         path.unlink()
 

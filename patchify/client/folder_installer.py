@@ -23,6 +23,7 @@ from patchify.client import manifest
 from patchify.client.archive import unpack
 from patchify.client.installer import Fraction, Installer, as_error, ignore
 from patchify.client.points import reach
+from patchify.client.reports import QUEUE
 from patchify.client.restarter import Launch
 from patchify.client.state import Release
 from patchify.errors import (
@@ -34,7 +35,7 @@ from patchify.errors import (
     UnableToSwapError,
     UnableToUnpackError,
 )
-from patchify.files import hash_file, sync_folder, write_durably
+from patchify.files import hash_file, is_being_written, sync_folder, write_durably
 
 _log = logging.getLogger(__name__)
 
@@ -224,7 +225,8 @@ class FolderInstaller(Installer):
         with contextlib.suppress(OSError, UnableToReadFileError):
             keep = ready | previous | {self.installed()}
             for path in self.folder.iterdir():
-                if path.name.startswith(("staged-", ".")) and path.name.removesuffix(".part")[7:] not in downloads:
+                ours = path.name.startswith(("staged-", ".")) and path.name.removesuffix(".part")[7:] not in downloads
+                if ours and not is_being_written(path, self.memory_path, self.folder / QUEUE):
                     _remove(path)
             for path in self.versions.iterdir() if self.versions.is_dir() else ():
                 if is_users_own(path):

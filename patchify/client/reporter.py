@@ -14,7 +14,7 @@ from patchify.client.config import Config
 from patchify.client.installer import Installer
 from patchify.client.manners import keep_quiet, wants_quiet
 from patchify.client.memory import Memory
-from patchify.client.reports import Reports, reason_of
+from patchify.client.reports import QUEUE, Reports, reason_of
 from patchify.errors import (
     DamagedVersionError,
     FailedHashVerificationError,
@@ -53,7 +53,7 @@ class Reporter:
         self._config = config
         self._installer = installer
         assert config.least_interval is not None
-        path = installer.folder / "reports.jsonl"
+        path = installer.folder / QUEUE
         self._reports = Reports(path, send, pause=config.least_interval) if config.reports else None
 
     def tell(self, event: Event, release: Version | None = None, reason: str = "") -> None:

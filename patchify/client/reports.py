@@ -30,6 +30,9 @@ from patchify.versions import parse_version
 
 _log = logging.getLogger(__name__)
 
+QUEUE = "reports.jsonl"
+"""The name of the file that reports wait in, beside the state."""
+
 MOST_QUEUED = 500  # reports; the oldest go first
 _MOST_QUEUE = 1024 * 1024  # bytes; more is read of no queue, as none that was written here is as long
 _ENVELOPE = 2048  # bytes of a batch that are kept for what stands around its reports

@@ -361,3 +361,15 @@ def test_a_version_may_be_any_semver(made, installer):
     update = installer.prepare(odd, ONE)
     installer.swap(update, 1)
     assert installer.state().on_trial.release == odd
+
+
+# Leftovers ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_another_thread_writes_at_this_moment_is_no_leftover(made, installer):
+    for name in (".reports.jsonl.new", ".memory.json.new", ".reports.jsonl.old", ".memory.json.old", ".state.json.new"):
+        (made.folder / name).write_bytes(b"draft")
+        if name.endswith("old"):
+            os.utime(made.folder / name, (0, 0))
+    installer.part("a" * 64).close()
+    assert {name for name in made.names() if name.startswith(".")} == {".reports.jsonl.new", ".memory.json.new"}

@@ -568,3 +568,15 @@ def test_the_folder_of_before_the_first_update_is_never_deleted(tmp_path):
     [kept] = made.installer.versions.glob("*/user.db")
     assert kept.read_bytes() == b"precious"
     assert len([each for each in made.installer.versions.iterdir() if each.is_dir()]) == 3  # with versions 3 and 4
+
+
+# Leftovers ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_another_thread_writes_at_this_moment_is_no_leftover(made):
+    for name in (".reports.jsonl.new", ".memory.json.new", ".reports.jsonl.old", ".memory.json.old", ".state.json.new"):
+        (made.folder / name).write_bytes(b"draft")
+        if name.endswith("old"):
+            os.utime(made.folder / name, (0, 0))
+    made.installer.part("a" * 64).close()
+    assert {name for name in made.names() if name.startswith(".")} == {".reports.jsonl.new", ".memory.json.new"}
