@@ -17,6 +17,7 @@ KNOWN = (
     "linux-x86_64",
     "linux-aarch64",
     "linux-armv7l",
+    "linux-i686",
     "linux-x86_64-musl",
     "linux-aarch64-musl",
     "macos-arm64",
@@ -24,6 +25,7 @@ KNOWN = (
     "macos-universal",
     "windows-x86_64",
     "windows-arm64",
+    "windows-i686",
     ANY,
 )
 """The names that are in use; others of the same form are allowed."""
@@ -31,7 +33,8 @@ KNOWN = (
 _NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+){0,5}")
 _LONGEST = 40
 _SYSTEMS = {"darwin": "macos", "win32": "windows", "cygwin": "windows"}
-_PROCESSORS = {"amd64": "x86_64", "x64": "x86_64"}
+_PROCESSORS = {"amd64": "x86_64", "x64": "x86_64", "x86": "i686", "i386": "i686", "armv8l": "armv7l"}
+_OF_32_BITS = {"x86_64": "i686", "aarch64": "armv7l"}  # what a program of 32 bits is for, where the kernel has 64
 
 
 def parse_platform(text: str) -> str:
@@ -52,6 +55,8 @@ def detect() -> str:
         processor = "arm64"
     if system == "linux" and processor == "arm64":
         processor = "aarch64"
+    if sys.maxsize < 2**32:
+        processor = _OF_32_BITS.get(processor, processor)
     musl = "-musl" if system == "linux" and "musl" in str(sysconfig.get_config_var("SOABI") or "") else ""
     return f"{system}-{processor}{musl}"
 
