@@ -27,7 +27,7 @@ HELP = """\
 c NAME   take releases from this channel              p   take pre-releases, or not
 q        quit"""
 
-console = Console(highlight=False)
+console = Console(highlight=False, emoji=False)
 
 
 class Notepad:
@@ -40,7 +40,7 @@ class Notepad:
 
     def run(self) -> None:
         """Obey until the user quits."""
-        console.print(f"Notepad {self._version}. h for help.")
+        console.print(f"Notepad {self._version}. h for help.", markup=False)
         for line in sys.stdin:
             command, _, rest = line.strip().partition(" ")
             if command == "q":
@@ -48,7 +48,7 @@ class Notepad:
             try:
                 self._obey(command, rest)
             except (PatchifyError, ValueError) as error:
-                console.print(f"[red]{error}[/]")
+                console.print(str(error), style="red", markup=False)
 
     def _obey(self, command: str, rest: str) -> None:
         known = {
@@ -86,7 +86,7 @@ class Notepad:
 
     def _follow(self, channel: str) -> None:
         self._updater.choose(channel=channel)
-        console.print(f"Releases now come from {channel}.")
+        console.print(f"Releases now come from {channel}.", markup=False)
 
     def _prereleases(self) -> None:
         wanted = not self._updater.choices.prereleases
