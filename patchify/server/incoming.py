@@ -4,6 +4,9 @@ They lie in a folder among the releases, so that one that is whole becomes a rel
 server may write the next piece, and what was cut short stays as far as it came. Nobody is kept out for as long as a
 request lasts, since its connection may be dead for long: of two who write at once, the slower one is told so. What is
 whole is believed only when its bytes have the hash.
+
+There are only so many at once, and what was given up goes when another one begins. Some room is always left on the
+disk, where the catalogue may be as well.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from errno import ENOSPC
@@ -32,6 +36,10 @@ from patchify.files import hash_file
 from patchify.server.storage import FolderStorage
 
 BLOCK = 256 * 1024  # bytes read from a request at once
+RESERVE = 64 * 1024 * 1024  # bytes of the disk that stay free
+MOST_UPLOADS = 16  # that are not published yet
+STALE = 24 * 60 * 60  # seconds without a further byte, after which an upload is taken for given up
+IDLE = 15 * 60  # the same where there are `MOST_UPLOADS`; no publisher pauses for so long
 _PATIENCE = 5.0  # seconds to wait for another who writes a block; whoever publishes an upload may need longer
 _REMEMBERED = 16  # uploads whose hash is carried from piece to piece
 
@@ -77,14 +85,20 @@ class Incoming:
         Raises:
             UploadTooLargeError: the file is larger than allowed.
             UploadOffsetError, UploadBusyError: it ends elsewhere; another request has it.
-            StorageUnavailableError: the disk has no room for it, or fails. What was there is given up, to make room.
+            StorageUnavailableError: the disk has no room for it, or too many others are not finished. Or the disk
+                fails; what was there is given up then, to make room.
         """
         if size > self.limit:
             raise UploadTooLargeError(size, self.limit)
         if self.offset(sha256) != offset:
             raise UploadOffsetError(self.offset(sha256))
-        self._reserve(size - offset)
-        while (wanted := min(BLOCK, size - offset)) > 0 and (block := read(wanted)):
+        if not os.path.lexists(self.path(sha256)):
+            self._admit()
+        while offset < size:
+            self._reserve(size - offset)
+            block = read(min(BLOCK, size - offset))
+            if not block:
+                break
             offset = self._write(sha256, offset, block)
         return offset
 
@@ -143,7 +157,7 @@ class Incoming:
             except Timeout:
                 raise UploadBusyError(sha256) from None
             except OSError as error:
-                raise StorageUnavailableError(self._storage.incoming, error) from error
+                raise _unavailable(self._storage.incoming, error) from error
             yield stack.enter_context(file)
 
     def _tidy(self, sha256: str, lock: FileLock) -> None:
@@ -152,12 +166,41 @@ class Incoming:
                 self.path(sha256).unlink(missing_ok=True)
                 os.unlink(lock.lock_file)  # who waits for it sees that it is gone, and makes a new one
 
+    def _admit(self) -> None:
+        """Let another upload begin: remove those that were given up, and raise if there are too many even so."""
+        folder = self._storage.make_incoming()
+        with _storing(folder):
+            names = [name.removesuffix(".part") for name in os.listdir(folder) if name.endswith(".part")]
+        kept = len(names)
+        for name in sorted(names, key=self._changed):
+            kept -= self._give_up(name, IDLE if kept >= MOST_UPLOADS else STALE)
+        if kept >= MOST_UPLOADS:
+            cause = OSError(ENOSPC, f"{kept} others are not finished; one that stands still for long makes room")
+            raise StorageUnavailableError(folder, cause) from cause
+
+    def _give_up(self, sha256: str, after: float) -> bool:
+        """Remove an upload to which nothing was added for so many seconds; return whether it is gone."""
+        oldest = time.time() - after
+        if self._changed(sha256) < oldest:
+            with contextlib.suppress(StorageUnavailableError, UploadBusyError), self._opened(sha256) as file:
+                if self._changed(sha256) < oldest:  # nobody else has it now
+                    file.truncate(0)
+        return not os.path.lexists(self.path(sha256))
+
+    def _changed(self, sha256: str) -> float:
+        """Return when something was added to an upload, seconds since 1970; 0 if it is not there."""
+        try:
+            return self.path(sha256).lstat().st_mtime
+        except OSError:
+            return 0
+
     def _reserve(self, needed: int) -> None:
         folder = self._storage.make_incoming()
         with _storing(folder):
-            free = shutil.disk_usage(folder).free
+            free = max(0, shutil.disk_usage(folder).free - RESERVE)
         if needed > free:
-            cause = OSError(ENOSPC, f"{needed} more bytes are needed, {free} are free on its disk")
+            spared = f"{RESERVE // 1024**2} MiB that stay free"
+            cause = OSError(ENOSPC, f"{needed} more bytes are needed, its disk has {free} beside {spared}")
             raise StorageUnavailableError(folder, cause) from cause
 
     def _digest(self, sha256: str, file: FileIO) -> Any:
@@ -177,4 +220,12 @@ def _storing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageUnavailableError(folder, error) from error
+        raise _unavailable(folder, error) from error
+
+
+def _unavailable(folder: Path, error: OSError) -> StorageUnavailableError:
+    """Return the error that a folder cannot be used, which says whose it is if that is the reason."""
+    if isinstance(error, PermissionError):
+        with contextlib.suppress(OSError, KeyError, NotImplementedError):
+            error.strerror = f"{error.strerror}; it belongs to {folder.owner()}"
+    return StorageUnavailableError(folder, error)

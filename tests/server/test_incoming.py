@@ -4,6 +4,8 @@ import io
 import os
 import random
 import resource
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +19,7 @@ from patchify.errors import (
     UploadTooLargeError,
 )
 from patchify.server import incoming
-from patchify.server.incoming import BLOCK, Incoming
+from patchify.server.incoming import BLOCK, IDLE, MOST_UPLOADS, RESERVE, STALE, Incoming
 from patchify.server.storage import FolderStorage
 
 DATA = random.Random(1).randbytes(3 * BLOCK + 1000)
@@ -173,11 +175,90 @@ def test_while_one_publishes_an_upload_others_are_told_to_wait(uploads):
 
 
 def test_what_cannot_fit_is_refused_before_a_byte_is_read(storage, uploads, monkeypatch):
-    monkeypatch.setattr(incoming.shutil, "disk_usage", lambda _: SimpleNamespace(free=SIZE - 1))
-    with pytest.raises(StorageUnavailableError, match=f"{SIZE} more bytes are needed, {SIZE - 1} are free") as caught:
+    free = RESERVE + SIZE - 1
+    monkeypatch.setattr(incoming.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    problem = f"{SIZE} more bytes are needed, its disk has {SIZE - 1} beside 64 MiB that stay free"
+    with pytest.raises(StorageUnavailableError, match=problem) as caught:
         uploads.append(SHA, 0, SIZE, None)
     assert caught.value.errno == errno.ENOSPC
     assert names(storage) == []
+
+
+def test_the_last_bytes_of_a_disk_stay_free_whoever_else_writes_meanwhile(uploads, monkeypatch):
+    free = iter([RESERVE + SIZE, RESERVE + 10])
+    monkeypatch.setattr(incoming.shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free)))
+    with pytest.raises(StorageUnavailableError, match="its disk has 10 beside"):
+        uploads.append(SHA, 0, SIZE, reader(DATA))
+    assert uploads.offset(SHA) == BLOCK  # as far as there was room; more of it may be there later
+
+
+def test_what_is_whole_needs_no_room(uploads, monkeypatch):
+    uploads.append(SHA, 0, SIZE, reader(DATA))
+    monkeypatch.setattr(incoming.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    assert uploads.append(SHA, SIZE, SIZE, None) == SIZE
+    with uploads.whole(SHA, SIZE):
+        pass
+
+
+@pytest.fixture
+def begin(uploads):
+    """Return a function that begins an upload; the last byte came so many seconds ago."""
+
+    def begin(number, ago=0):
+        sha256 = f"{number:064x}"
+        uploads.append(sha256, 0, SIZE, reader(b"x"))
+        then = time.time() - ago
+        os.utime(uploads.path(sha256), (then, then))
+        return sha256
+
+    return begin
+
+
+def begun(storage):
+    return {name.partition(".")[0] for name in names(storage)}  # of its bytes, and of its lock
+
+
+def test_only_so_many_uploads_may_be_unfinished(uploads, begin):
+    for number in range(MOST_UPLOADS):
+        begin(number, ago=IDLE - 100)
+    with pytest.raises(StorageUnavailableError, match=f"{MOST_UPLOADS} others are not finished") as caught:
+        uploads.append(SHA, 0, SIZE, None)
+    assert caught.value.errno == errno.ENOSPC
+    assert uploads.append(f"{0:064x}", 1, SIZE, reader(b"y")) == 2  # they may go on
+
+
+def test_of_too_many_uploads_the_one_that_stands_still_for_longest_makes_room(storage, begin):
+    old = [begin(number, ago=IDLE + number) for number in range(1, MOST_UPLOADS + 1)]
+    new = begin(99)
+    assert begun(storage) == {*old[:-1], new}
+
+
+def test_uploads_that_were_given_up_go_when_another_one_begins(storage, begin):
+    begin(1, ago=STALE + 100)
+    begin(2, ago=STALE + 200)
+    kept = begin(3, ago=STALE - 100)
+    new = begin(4)
+    assert begun(storage) == {kept, new}
+
+
+def test_an_upload_that_goes_on_just_now_is_not_given_up(uploads, begin, monkeypatch):
+    old = begin(1, ago=STALE + 100)
+    real = uploads._opened
+
+    def opened(sha256):
+        os.utime(uploads.path(old))
+        return real(sha256)
+
+    monkeypatch.setattr(uploads, "_opened", opened)
+    begin(2)
+    assert uploads.offset(old) == 1
+
+
+def test_an_upload_that_another_request_has_is_not_given_up(uploads, begin):
+    old = begin(1, ago=STALE + 100)
+    with FileLock(uploads.path(old).with_suffix(".lock")):
+        begin(2)
+    assert uploads.offset(old) == 1
 
 
 def test_a_disk_that_is_full_is_not_kept_full(storage, uploads):
@@ -195,6 +276,31 @@ def test_a_disk_that_is_full_is_not_kept_full(storage, uploads):
 def test_a_folder_that_cannot_be_used_is_named(storage, uploads):
     storage.incoming.write_bytes(b"")
     with pytest.raises(StorageUnavailableError, match="incoming"):
+        uploads.append(SHA, 0, SIZE, reader(DATA))
+
+
+def test_a_folder_of_somebody_else_is_told_with_its_owner(storage, uploads, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(incoming.os, "listdir", refuse)
+    problem = f"incoming cannot be changed now: Permission denied; it belongs to {storage.folder.owner()}$"
+    with pytest.raises(StorageUnavailableError, match=problem) as caught:
+        uploads.append(SHA, 0, SIZE, None)
+    assert caught.value.errno == errno.EACCES
+
+
+@pytest.mark.parametrize("failure", [KeyError("getpwuid"), NotImplementedError(), OSError()])
+def test_an_owner_that_has_no_name_is_not_told(uploads, monkeypatch, failure):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    def fail(path):
+        raise failure
+
+    monkeypatch.setattr(incoming.os, "open", refuse)
+    monkeypatch.setattr(Path, "owner", fail)
+    with pytest.raises(StorageUnavailableError, match=r"Permission denied$"):
         uploads.append(SHA, 0, SIZE, reader(DATA))
 
 
@@ -223,7 +329,8 @@ def test_a_disk_that_fails_is_an_error_of_ours(uploads, monkeypatch, call):
             raise AssertionError
 
 
-def test_only_some_uploads_are_carried_from_piece_to_piece(uploads):
+def test_only_some_uploads_are_carried_from_piece_to_piece(uploads, monkeypatch):
+    monkeypatch.setattr(incoming, "MOST_UPLOADS", 100)
     for number in range(incoming._REMEMBERED + 3):
         uploads.append(f"{number:064x}", 0, SIZE, reader(b"x"))
     assert len(uploads._digests) == incoming._REMEMBERED
