@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import (
@@ -39,6 +40,7 @@ _CONNECTION = {  # a server that is gone is noticed after some 10 s
     "tcp_user_timeout": 10_000,
 }
 _READS = {"patchify_reads": True}  # the option of a connection that writes nothing
+_BARE = {"patchify_bare": True}  # of one for what cannot be done in a transaction
 _PASSING = (OperationalError, InternalError, InterfaceError)  # what may be over later; other errors will not be
 _WRONG = {
     getattr(sqlite3, f"SQLITE_{name}")
@@ -84,6 +86,20 @@ def make_engine(url: URL, shown: str) -> Engine:
     return engine
 
 
+def file_of(url: URL) -> str | None:
+    """Return the path of the file that holds a database, None for one that has a server."""
+    if url.get_backend_name() != "sqlite" or url.database is None:
+        return None
+    return unquote(urlsplit(url.database).path) if url.database.startswith("file:") else url.database
+
+
+def keep_wal(engine: Engine) -> None:
+    """Let who reads a SQLite database not wait for who writes, from now on: the file itself remembers it."""
+    if engine.dialect.name == "sqlite":
+        with engine.connect() as connection:
+            connection.execution_options(**_BARE).exec_driver_sql("PRAGMA journal_mode=WAL").close()
+
+
 def reading(connection: Connection) -> None:
     """Set a connection up to read only, and all of it as it was at one moment, whoever writes meanwhile."""
     if connection.dialect.name == "postgresql":
@@ -121,11 +137,12 @@ def _limits(url: URL) -> dict[str, Any]:
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # transactions begin as `_begin_sqlite` says, and not at the first change
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):  # neither writes: a database may be read-only here
         connection.execute(f"PRAGMA {pragma}").close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
     # Who is going to write waits for others now, not when it has read what they are changing.
-    reads = connection.get_execution_options().items() >= _READS.items()
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options().items()
+    if not options >= _BARE.items():
+        connection.exec_driver_sql("BEGIN" if options >= _READS.items() else "BEGIN IMMEDIATE")

@@ -21,7 +21,12 @@ from patchify.releases import Release, newest_first
 from patchify.releases import now as _now
 from patchify.server import migration, schema
 from patchify.server.catalogue import Snapshot
-from patchify.server.database import make_engine, parse_url, reading, translated
+from patchify.server.database import file_of, keep_wal, make_engine, parse_url, reading, translated
+
+_TOO_OLD = 1.0  # seconds; who would get an older snapshot waits for the one who looks
+_PATIENCE = 2.0  # seconds; and for no longer than this
+_LONGEST_REST = 30.0  # seconds between two looks at a database that fails
+_MOST_AHEAD = 600_000  # milliseconds that a revision may be ahead of the clock: what clients put up with as a rule
 
 _log = logging.getLogger(__name__)
 
@@ -56,13 +61,16 @@ class SqlCatalogue:
         self._looking = threading.Lock()
         self._process = os.getpid()
         self._looked = 0.0
+        self._rest = look_every
         self._failed = False
         self._snapshot: Snapshot | None = None
 
     def snapshot(self) -> Snapshot:
-        """Return the releases as they were half a second ago at most; see `Catalogue`.
+        """Return the releases as they were half a second ago; see `Catalogue`.
 
-        While the database cannot be used, that of the last time is returned.
+        One request looks, the others get what there was before. Only when that is older than a second, because nobody
+        asked for a while, do they wait for the one who looks, for two seconds at most. While the database cannot be
+        used, the snapshot of the last time is returned, and it is looked at less and less often: each 30 s in the end.
 
         Raises:
             CatalogueError, CatalogueUnavailableError: there was none yet.
@@ -74,17 +82,16 @@ class SqlCatalogue:
             with self._looking:
                 snapshot = self._snapshot = self._snapshot or self._look(None)
                 self._looked = self._clock()
-        elif self._clock() - self._looked >= self._look_every and self._looking.acquire(blocking=False):
-            try:
-                snapshot = self._snapshot = self._look(snapshot)
-                self._failed = False
-            except PatchifyError as error:
-                if not self._failed:
-                    _log.error("the releases of before go on being served: %s", error)
-                self._failed = True
-            finally:
-                self._looked = self._clock()
-                self._looking.release()
+        elif (age := self._age()) >= self._rest:
+            waits = age > _TOO_OLD and not self._failed
+            if self._looking.acquire(timeout=_PATIENCE if waits else 0):
+                try:
+                    snapshot = self._snapshot or snapshot
+                    if self._age() >= self._rest:  # nobody has looked meanwhile
+                        snapshot = self._snapshot = self._look_again(snapshot)
+                        self._looked = self._clock()
+                finally:
+                    self._looking.release()
         return snapshot
 
     @contextmanager
@@ -99,8 +106,7 @@ class SqlCatalogue:
             transaction = SqlTransaction(connection, self._releases(connection))
             yield transaction
             if transaction.changed:
-                milliseconds = int(self._now().timestamp() * 1000)
-                connection.execute(update(schema.catalogue).values(revision=max(revision + 1, milliseconds)))
+                connection.execute(update(schema.catalogue).values(revision=_following(revision, self._now())))
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -120,6 +126,7 @@ class SqlCatalogue:
             if migration.current(connection) is not None:
                 raise CatalogueError(self.url, "there is one already")
             migration.upgrade(connection, "head")
+        self._keep_wal()
 
     def upgrade(self, revision: str = "head") -> str:
         """Bring the tables to a revision of the schema, with what they hold, and return which that is.
@@ -129,12 +136,36 @@ class SqlCatalogue:
         """
         with translated(self.url), self.engine.begin() as connection:
             migration.upgrade(connection, revision)
-            return str(migration.current(connection))
+            reached = str(migration.current(connection))
+        self._keep_wal()
+        return reached
 
     def downgrade(self, revision: str) -> None:
         """Bring the tables back to an earlier revision, or to nothing (``"base"``). Raises as `upgrade`."""
         with translated(self.url), self.engine.begin() as connection:
             migration.downgrade(connection, revision)
+
+    def _keep_wal(self) -> None:
+        with translated(self.url):
+            keep_wal(self.engine)
+
+    def _age(self) -> float:
+        """Return the seconds since somebody last looked."""
+        return self._clock() - self._looked
+
+    def _look_again(self, before: Snapshot) -> Snapshot:
+        """Return what the database holds now, or ``before`` if it cannot be used; that is logged once."""
+        try:
+            snapshot = self._look(before)
+        except PatchifyError as error:
+            if not self._failed:
+                _log.error("the releases of before go on being served: %s", error)
+            self._failed = True
+            self._rest = min(2 * self._rest, max(_LONGEST_REST, self._look_every))
+            return before
+        self._failed = False
+        self._rest = self._look_every
+        return snapshot
 
     def _look(self, before: Snapshot | None) -> Snapshot:
         """Return what the database holds now, which is ``before`` if the revision is still that."""
@@ -156,8 +187,8 @@ class SqlCatalogue:
 
     def _expect_file(self) -> None:
         """Raise `CatalogueError` if the file of an SQLite database is not there: SQLite would make an empty one."""
-        database = self.engine.url.database
-        if self.engine.dialect.name == "sqlite" and database and not os.path.exists(database):
+        file = file_of(self.engine.url)
+        if file is not None and not os.path.exists(file):
             raise CatalogueError(self.url, "there is no such file: make it with `patchify init` or `patchify migrate`")
 
 
@@ -200,3 +231,18 @@ class SqlTransaction:
 
 def _by_name(releases: Iterable[Release]) -> dict[tuple[str, str], Release]:
     return {each.name: each for each in sorted(releases, key=newest_first, reverse=True)}
+
+
+def _following(revision: int, now: datetime) -> int:
+    """Return the revision after a change: the time, but higher than before.
+
+    One that lies far ahead is from a clock that was wrong, and no client with a right clock has believed it: with it
+    goes all that clients of now refuse.
+    """
+    milliseconds = int(now.timestamp() * 1000)
+    if revision > milliseconds + _MOST_AHEAD:
+        _log.warning(
+            "the catalogue was last changed in the future, by a clock that is wrong; its serial goes back to now"
+        )
+        return milliseconds
+    return max(revision + 1, milliseconds)

@@ -1,8 +1,10 @@
 """The catalogue in a database, on SQLite and on PostgreSQL."""
 
+import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -15,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from patchify.errors import CatalogueError, CatalogueUnavailableError
 from patchify.releases import Placement, Release, ReleaseState, Schedule
-from patchify.server import database, schema
+from patchify.server import database, schema, sql_catalogue
 from patchify.server.sql_catalogue import SqlCatalogue
 from patchify.versions import parse_version
 from tests.running import PATIENCE, ROOT, wait_until
@@ -143,7 +145,7 @@ def test_a_transaction_that_fails_changes_nothing(catalogue):
 
 
 def test_the_revision_is_the_time_of_the_change_and_only_goes_up(url):
-    times = [NOW, NOW, NOW - timedelta(days=1), NOW + timedelta(seconds=1)]
+    times = [NOW, NOW, NOW - timedelta(minutes=9), NOW + timedelta(seconds=1)]
     revisions = []
     for number, time in enumerate(times):
         catalogue = SqlCatalogue(url, now=lambda time=time: time)
@@ -151,6 +153,17 @@ def test_the_revision_is_the_time_of_the_change_and_only_goes_up(url):
         revisions.append(catalogue.snapshot().revision)
     first = int(NOW.timestamp() * 1000)
     assert revisions == [first, first + 1, first + 2, first + 1000]
+
+
+def test_after_a_change_by_a_clock_that_was_ahead_the_next_one_has_the_time_again(url, caplog):
+    revisions = []
+    for number, time in enumerate([NOW, NOW + timedelta(days=365), NOW, NOW]):
+        put(SqlCatalogue(url, now=lambda time=time: time), release(f"{number}.0.0"))
+        revisions.append(SqlCatalogue(url).snapshot().revision)
+    first = int(NOW.timestamp() * 1000)
+    assert revisions[0] == revisions[2] == first
+    assert revisions[3] == first + 1
+    assert caplog.text.count("by a clock that is wrong") == 1
 
 
 def test_the_database_is_looked_at_now_and_then_and_not_for_each_request(url):
@@ -224,6 +237,61 @@ def test_while_one_looks_the_others_get_what_was_there_before(url):
         assert len(looked.result(PATIENCE).releases) == 1
 
 
+class Told:
+    """A lock that calls back before somebody waits for it."""
+
+    def __init__(self, lock, waits):
+        self._lock, self._waits = lock, waits
+        self.release = lock.release
+
+    def acquire(self, timeout):
+        if timeout:
+            self._waits()
+        return self._lock.acquire(timeout=timeout)
+
+
+@pytest.fixture
+def looked_at(url):
+    """Return a catalogue that is changed, with a clock of a second later, and one who is looking at it right now.
+
+    Return also the event that lets him go on, and what he gets.
+    """
+    seconds = [0.0]
+    catalogue = SqlCatalogue(url, clock=lambda: seconds[0])
+    catalogue.snapshot()
+    put(SqlCatalogue(url), release())
+    seconds[0] = 1.5
+    looking, go_on = threading.Event(), threading.Event()
+
+    def stop(*_):
+        looking.set()
+        assert go_on.wait(PATIENCE)
+
+    event.listen(catalogue.engine, "before_cursor_execute", stop)
+    with ThreadPoolExecutor(1) as pool:
+        looked = pool.submit(catalogue.snapshot)
+        try:
+            assert looking.wait(PATIENCE)
+            yield catalogue, go_on, looked
+        finally:
+            go_on.set()
+
+
+def test_who_would_get_what_is_older_than_a_second_waits_for_the_one_who_looks(looked_at):
+    catalogue, go_on, looked = looked_at
+    catalogue._looking = Told(catalogue._looking, go_on.set)
+    assert versions(catalogue) == ["1.0.0"]
+    assert catalogue.snapshot() is looked.result(PATIENCE)
+
+
+def test_nobody_waits_longer_than_that_for_the_one_who_looks(looked_at, monkeypatch):
+    monkeypatch.setattr(sql_catalogue, "_PATIENCE", 0.01)
+    catalogue, go_on, looked = looked_at
+    assert versions(catalogue) == []
+    go_on.set()
+    assert len(looked.result(PATIENCE).releases) == 1
+
+
 def test_writers_wait_for_each_other(url):
     def add(number):
         with SqlCatalogue(url).transaction() as transaction:
@@ -269,6 +337,33 @@ def test_a_database_that_fails_later_is_told_of_once_and_the_releases_go_on_bein
     assert versions(catalogue) == ["2.0.0", "1.0.0"]
 
 
+def test_a_database_that_fails_is_looked_at_less_and_less_often_until_it_answers(url):
+    seconds, looks, fails = [0.0], [], [True]
+    catalogue = SqlCatalogue(url, look_every=0.5, clock=lambda: seconds[0])
+    before = catalogue.snapshot()
+
+    def look(connection, cursor, statement, *_):
+        if not statement.startswith("SELECT"):
+            return
+        looks.append(seconds[0])
+        if fails:
+            raise OperationalError("SELECT", {}, Exception("the disk is gone"))
+
+    event.listen(catalogue.engine, "before_cursor_execute", look)
+    while seconds[0] < 125:
+        seconds[0] += 0.5
+        assert catalogue.snapshot() is before
+    assert looks == [0.5, 1.5, 3.5, 7.5, 15.5, 31.5, 61.5, 91.5, 121.5]
+    with catalogue._looking:  # nobody waits for one who looks at a database that failed
+        seconds[0] = 151.5
+        assert catalogue.snapshot() is before
+    fails.clear()
+    for _ in range(3):
+        catalogue.snapshot()
+        seconds[0] += 0.5
+    assert looks[9:] == [151.5, 152.0, 152.5]
+
+
 def test_what_was_not_written_here_is_refused(catalogue):
     put(catalogue, release())
     with catalogue.writing() as connection:
@@ -298,6 +393,37 @@ def test_a_file_that_is_not_there_is_not_made_by_a_look(tmp_path):
         with pytest.raises(CatalogueError, match="no such file"):
             use(SqlCatalogue(f"sqlite:///{tmp_path}/none.db"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_of_sqlite_may_be_named_as_sqlite_does(tmp_path):
+    path = tmp_path / "a catalogue.db"
+    owner = SqlCatalogue(f"sqlite:///{path}")
+    owner.create()
+    put(owner, release())
+    quoted = str(path).replace(" ", "%20")
+    reader = SqlCatalogue(f"sqlite:///file:{quoted}?mode=ro&uri=true")
+    assert versions(reader) == ["1.0.0"]
+    with pytest.raises(CatalogueUnavailableError, match="readonly"):
+        put(reader, release("2.0.0"))
+    with pytest.raises(CatalogueError, match="no such file"):
+        SqlCatalogue(f"sqlite:///file:{quoted}2?mode=ro&uri=true").snapshot()
+
+
+def test_a_reader_of_sqlite_writes_nothing_not_even_how_it_is_kept(tmp_path):
+    catalogue = SqlCatalogue(f"sqlite:///{tmp_path}/catalogue.db")
+    catalogue.create()
+
+    def journal(mode=""):
+        with contextlib.closing(sqlite3.connect(tmp_path / "catalogue.db")) as connection:
+            return connection.execute(f"PRAGMA journal_mode{mode}").fetchone()[0]
+
+    assert journal() == "wal"
+    assert journal("=delete") == "delete"
+    catalogue.snapshot()
+    put(catalogue, release())
+    assert journal() == "delete"
+    catalogue.upgrade()
+    assert journal() == "wal"
 
 
 def test_a_file_that_is_no_database_is_said_to_be_none(tmp_path):
