@@ -20,25 +20,28 @@ class Patience:
     Args:
         pause: Waits so many seconds.
         chance: Gives a random number from 0 to 1.
+
+    Attributes:
+        failures: How many there were in a row that came no further.
     """
 
     def __init__(self, pause: Callable[[float], None], chance: Callable[[], float]) -> None:
         self._pause = pause
         self._chance = chance
-        self._failures = 0
+        self.failures = 0
         self._furthest = 0
 
     def reached(self, place: int) -> None:
         """Tell how far it came: further than ever before, and it may fail as often as at the beginning."""
         if place > self._furthest:
-            self._failures, self._furthest = 0, place
+            self.failures, self._furthest = 0, place
 
     def wait(self, error: UnavailableError) -> None:
         """Wait before the next attempt, or raise what the last one raised; ``retry_after`` of that is respected."""
-        delay = FIRST_PAUSE * 2**self._failures * (0.5 + self._chance())
+        delay = FIRST_PAUSE * 2**self.failures * (0.5 + self._chance())
         delay = max(delay, getattr(error, "retry_after", None) or 0.0)
-        self._failures += 1
-        if self._failures > RETRIES or delay > LONGEST_PAUSE:
+        self.failures += 1
+        if self.failures > RETRIES or delay > LONGEST_PAUSE:
             raise error
         _log.info("%s; trying again in %.1f s", error, delay)
         self._pause(delay)

@@ -73,7 +73,7 @@ class RemotePublisher:
 
     def releases(self) -> list[Release]:
         """Return all releases, newest first."""
-        return self._ask("GET", "publications")
+        return self._ask("GET", "publications", Patience(self._pause, self._chance))
 
     def promote(
         self,
@@ -133,11 +133,22 @@ class RemotePublisher:
         return self._steer("withdraw", version=str(version), channel=channel, platform=platform, why=why)
 
     def _steer(self, action: str, **arguments: Any) -> list[Release]:
+        """Ask for a step and return what it changed; or what stands there now, if that may have been an earlier try."""
         given = {name: value for name, value in arguments.items() if value is not None}
-        return self._ask("POST", f"publications/{action}", given)
-
-    def _ask(self, method: str, path: str, members: dict[str, Any] | None = None) -> list[Release]:
         patience = Patience(self._pause, self._chance)
+        changed = self._ask("POST", f"publications/{action}", patience, given)
+        if changed or patience.failures == 0:
+            return changed
+        platform, channel = given.get("platform"), given.get("target", given.get("channel"))
+        return [
+            each
+            for each in self.releases()
+            if str(each.version) == given["version"]
+            and platform in (None, each.platform)
+            and (channel is None or each.placed(channel) is not None)
+        ]
+
+    def _ask(self, method: str, path: str, patience: Patience, members: dict[str, Any] | None = None) -> list[Release]:
         data, headers = (None, None) if members is None else (json.dumps(members).encode(), {"Content-Type": JSON})
         with Connection(self.url, self._token) as connection:
             while True:

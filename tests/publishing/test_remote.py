@@ -382,6 +382,25 @@ def test_steering_is_tried_again_as_well(publisher, wire, file, pauses):
     assert pauses == [0.5, 1.0]
 
 
+def test_what_an_answer_that_was_lost_has_changed_is_returned_as_it_stands(publisher, wire, file, tmp_path):
+    publisher.publish(file, ONE)
+    publisher.publish(file, Publication(version=V1, channel="beta"))
+    publisher.publish(file, Publication(version=V1, platform="linux-x86_64"))
+    (tmp_path / "other").write_bytes(b"another program")
+    publisher.publish(tmp_path / "other", Publication(version=parse_version("2.0.0")))
+    wire.faults = ["unanswered"]
+    found = publisher.pause(V1)
+    assert [str(each.version) for each in found] == ["1.0.0", "1.0.0"]
+    assert {place.state for each in found for place in each.placements} == {ReleaseState.PAUSED}
+    wire.faults = ["unanswered"]
+    assert [each.platform for each in publisher.resume(V1, channel="beta")] == ["any"]
+    wire.faults = ["unanswered"]
+    assert [each.platform for each in publisher.withdraw(V1, platform="linux-x86_64")] == ["linux-x86_64"]
+    wire.faults = ["unanswered"]
+    assert [each.name for each in publisher.promote(V1, "beta", "nightly")] == [("1.0.0", "any")]
+    assert publisher.promote(V1, "beta", "nightly") == []  # this one was answered: nothing was changed
+
+
 # What a server answers ------------------------------------------------------------------------------------------------
 
 
