@@ -228,6 +228,19 @@ class LowerVersionError(PublicationError):
         self.live = live
 
 
+class PartlyRefusedError(RejectedError):
+    """It makes no sense for some of several builds or channels; the others were changed.
+
+    Attributes: ``changed`` (texts, each a release and a channel), ``refusals``.
+    """
+
+    def __init__(self, changed: list[str], refusals: list[PublicationError]) -> None:
+        done = f"changed {', '.join(changed)}" if changed else "all else is as asked for already"
+        super().__init__(f"{done}; but {'; '.join(map(str, refusals))}")
+        self.changed = changed
+        self.refusals = refusals
+
+
 class FileChangedError(PublicationError):
     """The file changed while it was published, or since it was. Attribute: ``path``."""
 

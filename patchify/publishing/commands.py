@@ -6,13 +6,15 @@ share are in `patchify.publishing.command_line`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from semver import Version
 
-from patchify.errors import NotPublishedError
+from patchify.errors import NotPublishedError, PartlyRefusedError
 from patchify.publishing import upkeep_commands
 from patchify.publishing.command_line import (
     CHANNEL,
@@ -30,11 +32,18 @@ from patchify.publishing.command_line import (
 )
 from patchify.publishing.destination import Destination, is_editable
 from patchify.publishing.fleet_command import fleet
-from patchify.publishing.publisher import PAUSE_AFTER, Publication
+from patchify.publishing.publisher import MOST_PAUSE_AFTER, Publication, Publisher
+from patchify.publishing.stones import missing_since
 from patchify.publishing.tables import release_details, releases_table
-from patchify.releases import EVERYBODY, STABLE, Release, Schedule, now
+from patchify.releases import STABLE, Release, Schedule, now
 
 _channel_option = click.option("--channel", type=CHANNEL, help="Only in this channel. Default: in all of them.")
+_rollout_option = click.option(
+    "--rollout", type=SCHEDULE, help="Whom to offer it to: 10, or 10,50@1d,100@3d. Default: everybody."
+)
+_pause_above_option = click.option(
+    "--pause-above", type=click.IntRange(0, 99), help="Pause it above so many per cent of failures."
+)
 _why_option = click.option("--why", default="", help="The reason, to be shown with the release.")
 
 
@@ -53,19 +62,25 @@ for _command in (*upkeep_commands.COMMANDS, fleet):
 @click.option("--channel", type=CHANNEL, default=STABLE, show_default=True, help="Where to publish it.")
 @click.option("--platform", type=PLATFORM, default="any", show_default=True, help="What it was built for.")
 @click.option("--notes", type=NOTES, default="", help="What is new, Markdown; @FILE takes it from a file.")
-@click.option("--critical", is_flag=True, help="Offer it to everybody at once, whatever the rollout.")
-@click.option("--floor", type=VERSION, help="The oldest version that may go straight to it; older ones go there first.")
-@click.option("--rollout", type=SCHEDULE, default=str(EVERYBODY), help="Whom to offer it to: 10, or 10,50@1d,100@3d.")
-@click.option("--pause-above", type=click.IntRange(0, 99), help="Pause it above so many per cent of failures.")
-@click.option("--pause-after", type=click.IntRange(1), default=PAUSE_AFTER, help="But not before so many outcomes.")
+@click.option(
+    "--critical/--no-critical", default=None, help="Offer it to everybody at once, whatever the rollout. Default: no."
+)
+@click.option("--floor", type=VERSION, help="The oldest version that may go straight to it; 0.0.0: all. Default: all.")
+@_rollout_option
+@_pause_above_option
+@click.option(
+    "--pause-after", type=click.IntRange(1, MOST_PAUSE_AFTER), help="But not before so many outcomes. Default: 20."
+)
 @click.option("--draft", is_flag=True, help="Let nobody see it until it is resumed.")
-@click.option("--force", is_flag=True, help="Publish it although a higher version is live.")
+@click.option("--force", is_flag=True, help="Publish it although a higher version is live, or its floor out of reach.")
 @json_option
 @here_or_there
-def publish(destination: Destination, file: Path, rollout: Schedule, as_json: bool, **said: Any) -> None:
+def publish(destination: Destination, file: Path, rollout: Schedule | None, as_json: bool, **said: Any) -> None:
     """Publish FILE as a release: a program, or a tar archive of its folder.
 
-    The same file may be published again, also in another channel; other bytes need another version.
+    The same file may be published again, also in another channel; other bytes need another version. Notes, --critical
+    and --floor then change where they are given; the latter two hold in all channels, and need --force if there are
+    others. Another rollout is refused: patchify rollout changes it.
     """
     publication = Publication(schedule=rollout, **said)
     publisher = destination.publisher()
@@ -136,14 +151,17 @@ def show(destination: Destination, version: Version, platform: str | None, as_js
 @click.argument("source", type=CHANNEL)
 @click.argument("target", type=CHANNEL)
 @platform_option
-@click.option("--rollout", type=SCHEDULE, default=str(EVERYBODY), help="Whom to offer it to: 10, or 10,50@1d,100@3d.")
-@click.option("--force", is_flag=True, help="Promote it although a higher version is live there.")
+@_rollout_option
+@click.option("--force", is_flag=True, help="Promote it although a higher version is live, or its floor out of reach.")
 @json_option
 @here_or_there
 def promote(
-    destination: Destination, version: Version, target: str, rollout: Schedule, as_json: bool, **how: Any
+    destination: Destination, version: Version, target: str, rollout: Schedule | None, as_json: bool, **how: Any
 ) -> None:
-    """Offer VERSION, which is live in the channel SOURCE, in the channel TARGET, too."""
+    """Offer VERSION, which is live in the channel SOURCE, in the channel TARGET, too.
+
+    Builds for which that makes no sense are left alone; stderr says which, and what was changed. Exit status 1 then.
+    """
     changed = destination.publisher().promote(version, target=target, schedule=rollout, **how)
     _tell(changed, target, as_json=as_json)
 
@@ -153,13 +171,16 @@ def promote(
 @click.argument("schedule", type=SCHEDULE)
 @click.option("--channel", type=CHANNEL, default=STABLE, show_default=True, help="In which channel.")
 @platform_option
-@click.option("--pause-above", type=click.IntRange(0, 99), help="Pause it above so many per cent of failures.")
+@_pause_above_option
 @json_option
 @here_or_there
 def rollout(
     destination: Destination, version: Version, channel: str, schedule: Schedule, as_json: bool, **how: Any
 ) -> None:
-    """Offer VERSION to a share of the clients from now on: a percentage, or a SCHEDULE such as 10,50@1d,100@3d."""
+    """Offer VERSION to a share of the clients from now on: a percentage, or a SCHEDULE such as 10,50@1d,100@3d.
+
+    Builds for which that makes no sense are left alone; stderr says which, and what was changed. Exit status 1 then.
+    """
     changed = destination.publisher().rollout(version, channel, schedule, **how)
     _tell(changed, channel, as_json=as_json)
 
@@ -172,8 +193,14 @@ def rollout(
 @json_option
 @here_or_there
 def pause(destination: Destination, version: Version, as_json: bool, **where: Any) -> None:
-    """Offer VERSION no longer for now; who has it keeps it."""
-    _tell(destination.publisher().pause(version, **where), where["channel"], as_json=as_json)
+    """Offer VERSION no longer for now; who has it keeps it.
+
+    Where that makes no sense it is left alone; stderr says where, and what was changed. Exit status 1 then.
+    """
+    publisher = destination.publisher()
+    with _warning(publisher, version, where["channel"]):
+        changed = publisher.pause(version, **where)
+    _tell(changed, where["channel"], as_json=as_json)
 
 
 @publishing.command(cls=Command)
@@ -181,10 +208,16 @@ def pause(destination: Destination, version: Version, as_json: bool, **where: An
 @_channel_option
 @platform_option
 @_why_option
+@click.option(
+    "--force", is_flag=True, help="Let a draft go live although a higher version is, or its floor out of reach."
+)
 @json_option
 @here_or_there
 def resume(destination: Destination, version: Version, as_json: bool, **where: Any) -> None:
-    """Offer VERSION again after a pause, or for the first time if it is a draft."""
+    """Offer VERSION again after a pause, or for the first time if it is a draft.
+
+    Where that makes no sense it is left alone; stderr says where, and what was changed. Exit status 1 then.
+    """
     _tell(destination.publisher().resume(version, **where), where["channel"], as_json=as_json)
 
 
@@ -197,7 +230,26 @@ def resume(destination: Destination, version: Version, as_json: bool, **where: A
 @here_or_there
 def withdraw(destination: Destination, version: Version, as_json: bool, **where: Any) -> None:
     """Never offer VERSION again, and tell clients that have it to leave it."""
-    _tell(destination.publisher().withdraw(version, **where), where["channel"], as_json=as_json)
+    publisher = destination.publisher()
+    with _warning(publisher, version, where["channel"]):
+        changed = publisher.withdraw(version, **where)
+    _tell(changed, where["channel"], as_json=as_json)
+
+
+@contextmanager
+def _warning(publisher: Publisher, version: Version, channel: str | None) -> Iterator[None]:
+    """Warn, when what is done in the block is done, of live releases that some clients cannot get to because of it."""
+    before = set(missing_since(publisher.releases(), version, channel))
+    partly = None
+    try:
+        yield
+    except PartlyRefusedError as error:
+        partly = error
+    for each in missing_since(publisher.releases(), version, channel):
+        if each not in before:
+            click.echo(f"Warning: {each}", err=True)
+    if partly is not None:
+        raise partly
 
 
 def _tell(changed: list[Release], channel: str | None, *, as_json: bool) -> None:

@@ -27,8 +27,8 @@ from patchify.errors import (
 )
 from patchify.files import Progress
 from patchify.publishing import retention, staging, steering
-from patchify.publishing.publisher import Publication
-from patchify.releases import EVERYBODY, Release, Schedule
+from patchify.publishing.publisher import Publication, check_name
+from patchify.releases import Release, Schedule
 from patchify.server.catalogue import EditableCatalogue
 from patchify.server.storage import FolderStorage, detect_format
 
@@ -64,6 +64,7 @@ class LocalPublisher:
 
     def publish(self, file: Path, publication: Publication, progress: Progress | None = None) -> Release:
         """Publish a copy of a file: `stage`, then `commit`."""
+        self._check_name(publication)
         staged = self.stage(file, progress)
         try:
             return self.commit(staged.path, staged.sha256, staged.size, publication)
@@ -94,6 +95,7 @@ class LocalPublisher:
             PublicationError: and its leaves; nothing was changed.
             StorageUnavailableError, CatalogueError, CatalogueUnavailableError: it was not published.
         """
+        self._check_name(publication)
         form = _format(staged, size, publication)
         with self._catalogue.transaction() as transaction:
             known = transaction.releases()
@@ -103,6 +105,10 @@ class LocalPublisher:
                 transaction.put(release)
         _log.info("published %s in %s: %d bytes, SHA-256 %s", release, publication.channel, size, sha256)
         return release
+
+    def _check_name(self, publication: Publication) -> None:
+        release = Release(publication.version, "", platform=publication.platform)
+        check_name(self._storage.path(release).name)
 
     # Steering ---------------------------------------------------------------------------------------------------------
 
@@ -116,7 +122,7 @@ class LocalPublisher:
         source: str,
         target: str,
         platform: str | None = None,
-        schedule: Schedule = EVERYBODY,
+        schedule: Schedule | None = None,
         *,
         force: bool = False,
     ) -> list[Release]:
@@ -146,10 +152,16 @@ class LocalPublisher:
         return self._steer(version, channel, platform, lambda known, now: steering.pause(now, why))
 
     def resume(
-        self, version: Version, channel: str | None = None, platform: str | None = None, why: str = ""
+        self,
+        version: Version,
+        channel: str | None = None,
+        platform: str | None = None,
+        why: str = "",
+        *,
+        force: bool = False,
     ) -> list[Release]:
         """Offer a paused release again, or a draft for the first time."""
-        return self._steer(version, channel, platform, lambda known, now: steering.resume(now, why))
+        return self._steer(version, channel, platform, lambda known, now: steering.resume(known, now, why, force=force))
 
     def withdraw(
         self, version: Version, channel: str | None = None, platform: str | None = None, why: str = ""
@@ -166,12 +178,14 @@ class LocalPublisher:
     ) -> list[Release]:
         with self._catalogue.transaction() as transaction:
             known = transaction.releases()
-            changed = steering.steer(known, version, channel, platform, step(known, self._now()))
+            changed, refused = steering.steer(known, version, channel, platform, step(known, self._now()))
             for release in changed:
                 transaction.put(release)
         for release in changed:
             states = ", ".join(f"{each.state.value} in {each.channel} ({each.schedule})" for each in release.placements)
             _log.info("changed %s: %s", release, states)
+        if refused is not None:
+            raise refused
         return list(changed)
 
     # Upkeep -----------------------------------------------------------------------------------------------------------

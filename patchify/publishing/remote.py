@@ -23,7 +23,7 @@ from patchify.publishing.patience import Patience
 from patchify.publishing.publisher import Publication
 from patchify.publishing.sending import Sending
 from patchify.publishing.upload import Upload
-from patchify.releases import EVERYBODY, Release, Schedule
+from patchify.releases import Release, Schedule
 
 ANSWER_TIMEOUT = 60.0  # seconds
 
@@ -81,7 +81,7 @@ class RemotePublisher:
         source: str,
         target: str,
         platform: str | None = None,
-        schedule: Schedule = EVERYBODY,
+        schedule: Schedule | None = None,
         *,
         force: bool = False,
     ) -> list[Release]:
@@ -92,7 +92,7 @@ class RemotePublisher:
             source=source,
             target=target,
             platform=platform,
-            schedule=str(schedule),
+            schedule=schedule and str(schedule),
             force=force,
         )
 
@@ -121,10 +121,16 @@ class RemotePublisher:
         return self._steer("pause", version=str(version), channel=channel, platform=platform, why=why)
 
     def resume(
-        self, version: Version, channel: str | None = None, platform: str | None = None, why: str = ""
+        self,
+        version: Version,
+        channel: str | None = None,
+        platform: str | None = None,
+        why: str = "",
+        *,
+        force: bool = False,
     ) -> list[Release]:
         """Offer a paused release again, or a draft for the first time."""
-        return self._steer("resume", version=str(version), channel=channel, platform=platform, why=why)
+        return self._steer("resume", version=str(version), channel=channel, platform=platform, why=why, force=force)
 
     def withdraw(
         self, version: Version, channel: str | None = None, platform: str | None = None, why: str = ""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from patchify.errors import PublicationError
-from patchify.publishing import stones
+from patchify.publishing.stones import Stones, is_live
 from patchify.releases import Release, ReleaseState, newest_first
 
 
@@ -31,7 +31,7 @@ def superseded(releases: Iterable[Release], keep: int, now: datetime) -> list[Re
     ordered = sorted(releases, key=newest_first, reverse=True)
     todo = [each for each in ordered if any(placed.state is not ReleaseState.LIVE for placed in each.placements)]
     for channel in {placed.channel for each in ordered for placed in each.placements}:
-        todo += _newest([each for each in ordered if stones.is_live(each, channel)], channel, keep, now)
+        todo += _newest([each for each in ordered if is_live(each, channel)], channel, keep, now)
     kept: set[tuple[str, str]] = set()
     while todo:
         release = todo.pop()
@@ -53,9 +53,12 @@ def _newest(live: list[Release], channel: str, keep: int, now: datetime) -> Iter
 
 def _stones(releases: list[Release], release: Release, now: datetime) -> Iterator[Release]:
     """Yield what clients below the floor of a release need, wherever it is offered, or may be later."""
+    if release.floor is None:
+        return
     for channel in (each.channel for each in release.placements if each.state is not ReleaseState.WITHDRAWN):
-        for way in stones.ways(releases, release, channel):
-            for stone in way.stones:
+        stones = Stones(releases, channel)
+        for platform in stones.platforms(release):
+            for stone in stones.to(release, platform):
                 yield stone
                 if stone.version.prerelease is None and _is_complete(stone, channel, now):
                     break

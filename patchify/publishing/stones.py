@@ -6,62 +6,104 @@ as each client is offered the best build for its own.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+
+from semver import Version
 
 from patchify.platforms import fallbacks
 from patchify.releases import Release, ReleaseState, newest_first
 
 
-@dataclass(frozen=True)
-class Way:
-    """The way of clients of one platform to a release with a floor.
+class Stones:
+    """The stepping stones in one channel.
 
-    Attributes:
-        platform: Theirs.
-        below: Whether they may run a version below the floor: there is one in the channel.
-        stones: What is live from the floor up to the release, the lowest first.
+    Args:
+        releases: All that there are, in any order.
+        channel: Its name.
     """
 
-    platform: str
-    below: bool
-    stones: tuple[Release, ...]
+    def __init__(self, releases: Iterable[Release], channel: str) -> None:
+        self._channel = channel
+        self._placed = [each for each in releases if each.placed(channel)]
+        self._offered: dict[str, list[Release]] = {}  # by platform: of each version the best build, the lowest first
+
+    def platforms(self, release: Release) -> list[str]:
+        """Return the platforms of clients that a release may be for."""
+        found = {release.platform, *(each.platform for each in self._placed)}
+        return sorted(each for each in found if release.platform in fallbacks(each))
+
+    def to(self, release: Release, platform: str) -> Iterator[Release]:
+        """Yield what is live from the floor of a release up to it, the lowest first; nothing if it has no floor."""
+        offered = self._offered_to(platform)
+        if release.floor is not None:
+            start, stop = (bisect_left(offered, each, key=_version) for each in (release.floor, release.version))
+            yield from (offered[each] for each in range(start, stop) if is_live(offered[each], self._channel))
+
+    def missing(self, release: Release) -> list[str]:
+        """Return the platforms of which older clients cannot get to a release, as there is no stone for them.
+
+        Where no version is older, there are no such clients. But a floor that nothing at all reaches is a mistake: then
+        it is the release's own platform at least.
+        """
+        if release.floor is None:
+            return []
+        platforms = self.platforms(release)
+        without = [each for each in platforms if next(self.to(release, each), None) is None]
+        older = [each for each in without if self._has_below(release.floor, each)]
+        return older or ([release.platform] if without == platforms else [])
+
+    def _has_below(self, floor: Version, platform: str) -> bool:
+        offered = self._offered_to(platform)
+        stop = bisect_left(offered, floor, key=_version)
+        return any(_state(offered[each], self._channel) is not ReleaseState.DRAFT for each in range(stop))
+
+    def _offered_to(self, platform: str) -> list[Release]:
+        if platform not in self._offered:
+            suitable = fallbacks(platform)
+            builds = [each for each in self._placed if each.platform in suitable]
+            builds.sort(key=lambda each: suitable.index(each.platform), reverse=True)
+            best = {str(each.version): each for each in builds}  # the best one comes last
+            self._offered[platform] = sorted(best.values(), key=newest_first)
+        return self._offered[platform]
 
 
-def ways(releases: Collection[Release], release: Release, channel: str) -> Iterator[Way]:
-    """Yield the ways to a release in a channel; none if it has no floor."""
-    floor = release.floor
-    if floor is None:
-        return
-    for platform in sorted({release.platform, *(each.platform for each in releases if each.placed(channel))}):
-        if release.platform in fallbacks(platform):
-            placed = _best_builds(releases, channel, platform)
-            stones = [each for each in placed if floor <= each.version < release.version and is_live(each, channel)]
-            yield Way(platform, any(each.version < floor for each in placed), tuple(reversed(stones)))
+def missing_since(releases: Iterable[Release], version: Version, channel: str | None = None) -> Iterator[str]:
+    """Yield what is to be told of live releases that lack a stone since a version is not live any more.
 
-
-def blocked(releases: Collection[Release], release: Release, channel: str) -> list[str]:
-    """Return the platforms of which older clients cannot get to a release: nothing live there reaches its floor.
-
-    Where no version is older, there are no such clients; but a floor that nothing at all reaches is a mistake, and then
-    it is the release's own platform.
+    Args:
+        releases: All, as they are now.
+        version: Which was paused or withdrawn.
+        channel: Where; None: wherever it is.
     """
-    found = list(ways(releases, release, channel))
-    if found and not any(way.stones for way in found):
-        return [way.platform for way in found if way.below] or [release.platform]
-    return [way.platform for way in found if way.below and not way.stones]
+    releases = list(releases)
+    taken = [each for each in releases if str(each.version) == str(version)]
+    for place in sorted({placed.channel for each in taken for placed in each.placements}):
+        suited = [each.platform for each in taken if each.placed(place) and not is_live(each, place)]
+        if channel in (None, place):
+            stones = Stones(releases, place)
+            found: dict[str, list[str]] = {}
+            for release in releases:
+                if release.floor is not None and release.floor <= version < release.version and is_live(release, place):
+                    for platform in stones.missing(release):
+                        if any(each in fallbacks(platform) for each in suited):
+                            found.setdefault(platform, []).append(str(release.version))
+            for platform, versions in found.items():
+                yield (
+                    f"in {place}, clients on {platform} below the floor of {', '.join(versions)} cannot go there any "
+                    f"more: {version} was the last that was live on the way"
+                )
 
 
 def is_live(release: Release, channel: str) -> bool:
     """Return whether a release is live in a channel."""
+    return _state(release, channel) is ReleaseState.LIVE
+
+
+def _state(release: Release, channel: str) -> ReleaseState | None:
     placed = release.placed(channel)
-    return placed is not None and placed.state is ReleaseState.LIVE
+    return None if placed is None else placed.state
 
 
-def _best_builds(releases: Collection[Release], channel: str, platform: str) -> list[Release]:
-    """Return what is placed in a channel and runs on a platform, newest first, of each version the best build."""
-    suitable = fallbacks(platform)
-    placed = [each for each in releases if each.platform in suitable and each.placed(channel)]
-    placed.sort(key=lambda each: suitable.index(each.platform), reverse=True)
-    best = {str(each.version): each for each in placed}  # the best one is the last
-    return sorted(best.values(), key=newest_first, reverse=True)
+def _version(release: Release) -> Version:
+    return release.version

@@ -18,9 +18,10 @@ HEADINGS = ["VERSION", "PLATFORM", "CHANNEL", "STATE", "OFFERED", "TO", "FORMAT"
 
 
 @pytest.fixture
-def run(monkeypatch, catalogue, storage, clock, tmp_path):
+def run(monkeypatch, catalogue, storage, publisher, clock, tmp_path):
     """Return a function that runs the program with a catalogue in memory, in a folder where ``app`` is a build."""
     monkeypatch.setattr(Destination, "_parts", lambda self: (catalogue, storage))
+    monkeypatch.setattr(Destination, "local", lambda self: publisher)
     monkeypatch.setattr(Destination, "is_configured", lambda self: True)
     monkeypatch.setattr(commands, "now", clock)
     monkeypatch.chdir(tmp_path)
@@ -49,7 +50,18 @@ def rows(result):
 def test_publish_takes_all_that_is_to_be_said(run, catalogue, tmp_path):
     (tmp_path / "notes.md").write_text("# Neu\n\n- schöner\n")
     options = "--channel beta --platform linux-x86_64 --critical --floor 0.9.0 --rollout 10,50@1d --pause-above 5"
-    run("publish", "app", "--version", "1.0.0", *options.split(), "--pause-after", "7", "--notes", "@notes.md")
+    run(
+        "publish",
+        "app",
+        "--version",
+        "1.0.0",
+        *options.split(),
+        "--pause-after",
+        "7",
+        "--notes",
+        "@notes.md",
+        "--force",
+    )
     release = catalogue.snapshot().releases[("1.0.0", "linux-x86_64")]
     placed = release.placed("beta")
     assert (release.notes, release.critical, str(release.floor)) == ("# Neu\n\n- schöner\n", True, "0.9.0")
@@ -107,6 +119,7 @@ def test_what_could_not_be_done_now_has_an_exit_status_of_its_own(run, catalogue
         (["app", "--version", "1.0.0", "--platform", "Linux!"], "'Linux!' is not the name of a platform"),
         (["app", "--version", "1.0.0", "--rollout", "ten"], "'ten' is no schedule"),
         (["app", "--version", "1.0.0", "--pause-above", "100"], "100 is not in the range"),
+        (["app", "--version", "1.0.0", "--pause-after", "9" * 20], f"{'9' * 20} is not in the range"),
         (["app", "--version", "1.0.0", "--notes", "@none.md"], "none.md cannot be read"),
     ],
 )
@@ -168,8 +181,8 @@ def test_list_of_nothing_is_the_headings(run):
 
 
 def test_show_prints_all_that_is_known(run, put, publisher, clock):
-    put("1.0.0", b"x" * 3 * 2**20, channel="beta", notes="first\n", floor="0.9.0")
-    put("1.0.0", b"x" * 3 * 2**20, schedule=command_line.Schedule.parse("10,50@1000w"), pause_above=5)
+    put("1.0.0", b"x" * 3 * 2**20, channel="beta", notes="first\n", floor="0.9.0", force=True)
+    put("1.0.0", b"x" * 3 * 2**20, schedule=command_line.Schedule.parse("10,50@1000w"), pause_above=5, force=True)
     put("1.0.0", b"windows", platform="windows-x86_64", critical=True, schedule=command_line.Schedule.parse("10"))
     publisher.pause(command_line.parse_version("1.0.0"), "beta", why="crashes")
     one, two = run("show", "1.0.0").stdout.split("\n\n", 1)
@@ -226,6 +239,49 @@ def test_a_release_is_steered_from_a_draft_in_beta_to_withdrawn(run, state):
     assert [each["state"] for each in json.loads(result.stdout)[0]["channels"]] == ["withdrawn", "withdrawn"]
     assert run("withdraw", "1.0.0").stdout == "nothing to change: it is as asked for already\n"
     assert json.loads(run("withdraw", "1.0.0", "--json").stdout) == []
+
+
+def test_what_is_refused_for_some_builds_is_told_with_what_was_changed(run, put, publisher, state):
+    put("1.0.0")
+    put("1.0.0", platform="linux-x86_64")
+    publisher.withdraw(command_line.parse_version("1.0.0"), platform="linux-x86_64")
+    assert run("rollout", "1.0.0", "10", status=1).stderr == (
+        "Error: changed 1.0.0 in stable; but version 1.0.0 for linux-x86_64 cannot be rolled out: it is withdrawn in "
+        "stable; publish a new version\n"
+    )
+    assert str(state().schedule) == "10%"
+    assert "Error: all else is as asked for already; but" in run("rollout", "1.0.0", "10", status=1).stderr
+
+
+def test_whom_a_pause_or_a_withdrawal_keeps_from_a_live_release_is_told_once(run, put):
+    for version, floor in [("1.0.0", None), ("2.0.0", None), ("2.1.0", None), ("3.0.0", "2.0.0")]:
+        put(version, floor=floor)
+    put("3.1.0", floor="2.0.0", channel="beta", force=True)
+    put("4.0.0", channel="beta", platform="linux-x86_64", floor="2.0.0", force=True)
+    assert run("pause", "2.0.0").stderr == ""
+    told = (
+        "Warning: in stable, clients on any below the floor of 3.0.0 cannot go there any more: 2.1.0 was the last that "
+        "was live on the way\n"
+    )
+    assert run("withdraw", "2.1.0").stderr == told
+    assert run("withdraw", "2.1.0").stderr == ""
+    run("resume", "2.0.0")
+    put("2.0.0", channel="beta", force=True)
+    assert run("pause", "2.0.0", "--channel", "beta").stderr == told.replace("stable", "beta").replace(
+        "3.0.0", "3.1.0"
+    ).replace("2.1.0", "2.0.0")
+    run("withdraw", "2.0.0", "--channel", "beta")
+    refused = run("pause", "2.0.0", status=1).stderr
+    assert refused.startswith(told.replace("2.1.0", "2.0.0"))
+    assert "Error: changed 2.0.0 in stable; but version 2.0.0 cannot be paused: it is withdrawn in beta" in refused
+
+
+def test_a_draft_goes_live_below_a_higher_version_by_force(run, put, state):
+    put("1.0.0", draft=True)
+    put("2.0.0")
+    assert "--force publishes it" in run("resume", "1.0.0", status=1).stderr
+    run("resume", "1.0.0", "--force")
+    assert state().state is ReleaseState.LIVE
 
 
 @pytest.mark.parametrize(

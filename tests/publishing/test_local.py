@@ -112,6 +112,18 @@ def test_what_is_no_file_is_not_published(publisher, tmp_path, make, said):
     assert publisher.releases() == []
 
 
+def test_a_version_too_long_for_the_name_of_a_file_is_refused_before_anything_is_read(publisher, storage, build):
+    longest = parse_version(f"1.0.0-{'a' * (255 - len('app-1.0.0-'))}")
+    assert publisher.publish(build, Publication(version=longest)).version == longest
+    longer = Publication(version=parse_version(f"{longest}a"))
+    seen = []
+    with pytest.raises(PublicationError, match="the release's file name would have 256 bytes; 255 are the most"):
+        publisher.publish(build, longer, seen.append)
+    assert seen == []
+    with pytest.raises(PublicationError, match="256 bytes"):
+        publisher.commit(build, sha256(b"content"), 7, longer)
+
+
 def test_an_empty_file_is_not_published(publisher, storage, build):
     build.write_bytes(b"")
     with pytest.raises(UnreadableFileError, match="its file is empty"):

@@ -18,11 +18,11 @@ def test_a_publication_of_a_version_alone_is_for_everybody_in_stable_on_any_plat
         "platform": "any",
         "format": None,
         "notes": "",
-        "critical": False,
+        "critical": None,
         "floor": None,
-        "rollout": "100%",
+        "rollout": None,
         "pause_above": None,
-        "pause_after": 20,
+        "pause_after": None,
         "draft": False,
         "force": False,
     }
@@ -57,12 +57,18 @@ def test_a_publication_survives_json():
         ({"floor": parse_version("3.0.0")}, "the floor 3.0.0 of 2.0.0 must be a lower version"),
         ({"pause_above": -1}, "pausing above -1 %"),
         ({"pause_above": 100}, "pausing above 100 %"),
+        (
+            {"version": parse_version(f"2.0.0-{'a' * 236}"), "platform": "linux-x86_64"},
+            "file name would have 256 bytes; 255 are the most",
+        ),
         ({"pause_after": 0}, "pausing after 0 outcomes"),
+        ({"pause_after": 1_000_001}, "pausing after 1000001 outcomes makes no sense: 1 to 1,000,000 do"),
+        ({"version": parse_version(f"2.0.0-{'a' * 249}")}, "file name would have 256 bytes; 255 are the most"),
     ],
 )
 def test_a_publication_that_makes_no_sense_is_refused(settings, said):
     with pytest.raises(PublicationError, match=said):
-        Publication(version=V2, **settings)
+        Publication(**{"version": V2} | settings)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from patchify.errors import LowerVersionError, NotPublishedError, PublicationError
+from patchify.errors import LowerVersionError, NotPublishedError, PartlyRefusedError, PublicationError
 from patchify.releases import EVERYBODY, ReleaseState, Schedule
 from patchify.versions import parse_version
 
@@ -101,7 +101,9 @@ def test_of_several_those_are_left_alone_for_which_it_makes_no_sense(publisher, 
     put("1.0.0")
     put("1.0.0", channel="beta")
     publisher.withdraw(V1, "beta")
-    publisher.pause(V1)
+    with pytest.raises(PartlyRefusedError, match=r"^changed 1\.0\.0 in stable; but .*withdrawn in beta") as caught:
+        publisher.pause(V1)
+    assert (caught.value.changed, len(caught.value.refusals)) == (["1.0.0 in stable"], 1)
     assert states(catalogue) == {("1.0.0", "beta"): WITHDRAWN, ("1.0.0", "stable"): PAUSED}
     with pytest.raises(PublicationError, match="withdrawn in beta"):
         publisher.pause(V1, "beta")
@@ -226,6 +228,23 @@ def test_a_promotion_that_makes_no_sense_is_refused(publisher, put, settings, be
         publisher.promote(V1, "beta", target)
 
 
+def test_what_is_paused_in_the_target_is_to_be_resumed_there(publisher, put, catalogue):
+    put("1.0.0")
+    put("1.0.0", channel="beta")
+    publisher.pause(V1, "stable")
+    with pytest.raises(PublicationError, match="cannot be promoted: it is paused in stable; resume it there"):
+        publisher.promote(V1, "beta", "stable")
+    assert placed(catalogue).state is PAUSED
+
+
+def test_a_promotion_changes_no_rollout_that_there_is(publisher, put, catalogue):
+    put("1.0.0", schedule=TEN)
+    put("1.0.0", channel="beta")
+    assert publisher.promote(V1, "beta", "stable", schedule=TEN) == []
+    with pytest.raises(PublicationError, match=r"live in stable with the rollout 10%.*patchify rollout changes"):
+        publisher.promote(V1, "beta", "stable", schedule=EVERYBODY)
+
+
 def test_what_was_withdrawn_in_the_target_is_not_promoted_to_it_again(publisher, put):
     put("1.0.0")
     put("1.0.0", channel="beta")
@@ -251,13 +270,58 @@ def test_what_is_published_again_keeps_its_place_and_takes_what_is_said_of_it_an
     put("1.0.0", notes="new", schedule=TEN)
     before = catalogue.snapshot().releases[("1.0.0", "any")]
     clock.time += timedelta(days=1)
-    assert put("1.0.0", schedule=EVERYBODY) == before
+    assert put("1.0.0") == put("1.0.0", notes="new", schedule=TEN) == before
     assert catalogue.changes == 1
-    again = put("1.0.0", notes="better", critical=True, floor="0.5.0")
+    again = put("1.0.0", notes="better", critical=True, floor="0.5.0", force=True)
     assert (again.notes, again.critical, str(again.floor)) == ("better", True, "0.5.0")
     assert (again.published, again.placements) == (before.published, before.placements)
+    assert put("1.0.0", critical=True, floor="0.5.0") == again
+    back = put("1.0.0", critical=False, floor="0.0.0")
+    assert (back.notes, back.critical, back.floor) == ("better", False, None)
     publisher.pause(V1)
     assert put("1.0.0").placed("stable").state is PAUSED
+
+
+@pytest.mark.parametrize("state", ["live", "paused", "draft"])
+@pytest.mark.parametrize(
+    "said", [{"schedule": EVERYBODY}, {"pause_above": 6}, {"pause_after": 8}, {"schedule": TEN, "pause_above": 0}]
+)
+def test_another_rollout_of_what_is_published_is_refused(publisher, put, catalogue, state, said):
+    first = {"schedule": TEN, "pause_above": 5, "pause_after": 7, "draft": state == "draft"}
+    release = put("1.0.0", **first)
+    if state == "paused":
+        [release] = publisher.pause(V1)
+    changes = catalogue.changes
+    with pytest.raises(
+        PublicationError, match=r"rollout 10%, paused above 5 % after 7 outcomes, and stays so; patchify"
+    ):
+        put("1.0.0", **{"draft": state == "draft"} | said)
+    assert put("1.0.0", **first) == release
+    assert catalogue.changes == changes
+
+
+@pytest.mark.parametrize("said", [{"critical": True}, {"floor": "0.5.0"}, {"critical": True, "floor": "0.5.0"}])
+def test_what_a_release_is_elsewhere_is_changed_by_force_only(publisher, put, said):
+    put("0.9.0")
+    put("1.0.0", schedule=TEN)
+    put("1.0.0", channel="nightly")
+    publisher.withdraw(V1, "nightly")
+    with pytest.raises(PublicationError, match=r"1\.0\.0 is in stable, too, and would be .*--force changes that"):
+        put("1.0.0", channel="beta", **said)
+    put("1.0.0", channel="beta", notes="new", critical=False, floor="0.0.0")
+    forced = put("1.0.0", channel="beta", force=True, **said)
+    assert (forced.critical, str(forced.floor)) == (said.get("critical", False), said.get("floor", "None"))
+    with pytest.raises(PublicationError, match="would be not critical and have the floor none there"):
+        put("1.0.0", critical=False, floor="0.0.0")
+    back = put("1.0.0", critical=False, floor="0.0.0", force=True)
+    assert (back.critical, back.floor) == (False, None)
+
+
+def test_a_draft_that_is_published_again_keeps_the_rollout_that_it_was_given(put, catalogue):
+    put("1.0.0", draft=True, schedule=TEN, pause_above=5)
+    put("1.0.0")
+    now = placed(catalogue)
+    assert (now.state, now.schedule, now.pause_above) == (LIVE, TEN, 5)
 
 
 def test_a_draft_that_is_published_again_goes_live_unless_it_is_a_draft_again(put, catalogue):
@@ -309,3 +373,71 @@ def test_a_draft_goes_live_by_publishing_only_if_no_higher_version_is_live_by_th
     with pytest.raises(LowerVersionError):
         put("1.0.0")
     assert put("1.0.0", force=True).placed("stable").state is LIVE
+
+
+def test_a_draft_is_resumed_only_by_force_below_a_higher_version_that_is_live(publisher, put, catalogue):
+    put("1.0.0", draft=True)
+    put("2.0.0")
+    with pytest.raises(LowerVersionError):
+        publisher.resume(V1)
+    publisher.resume(V1, force=True)
+    publisher.pause(V1)
+    publisher.resume(V1)
+    assert placed(catalogue).state is LIVE
+
+
+# floors ---------------------------------------------------------------------------------------------------------------
+
+UNREACHABLE = r"could not be reached in stable by clients below its floor 2\.0\.0 on {}: nothing is live there"
+
+
+@pytest.mark.parametrize(
+    ("others", "settings", "platforms"),
+    [
+        ([], {}, "any"),
+        ([("1.0.0", {})], {}, "any"),
+        ([("1.0.0", {}), ("2.0.0", {})], {}, None),
+        ([("2.0.0", {})], {}, None),
+        ([("2.9.0", {})], {}, None),
+        ([("2.0.0", {"channel": "beta"})], {}, "any"),
+        ([("2.0.0", {"draft": True})], {}, "any"),
+        ([("2.0.0", {})], {"platform": "linux-x86_64"}, None),
+        ([("2.0.0", {"platform": "windows-x86_64"})], {"platform": "linux-x86_64"}, "linux-x86_64"),
+        ([("1.0.0", {}), ("2.0.0", {"platform": "linux-x86_64"})], {}, "any"),
+        ([("1.0.0", {"draft": True}), ("2.0.0", {"platform": "linux-x86_64"})], {}, None),
+        ([("1.0.0", {"platform": "linux-x86_64"}), ("1.0.0", {})], {}, "any, linux-x86_64"),
+        ([("2.0.0", {"platform": "macos-universal"})], {"platform": "macos-arm64"}, None),
+    ],
+)
+def test_a_floor_that_nobody_reaches_is_refused_unless_by_force(publisher, put, others, settings, platforms):
+    for version, how in others:
+        put(version, **how)
+    if platforms is None:
+        put("3.0.0", floor="2.0.0", **settings)
+        return
+    with pytest.raises(PublicationError, match=UNREACHABLE.format(platforms)):
+        put("3.0.0", floor="2.0.0", **settings)
+    assert "3.0.0" not in {str(each.version) for each in publisher.releases()}
+    put("3.0.0", floor="2.0.0", force=True, **settings)
+    put("3.0.0", floor="2.0.0", **settings)
+
+
+def test_a_floor_is_to_be_reached_when_a_draft_goes_live_or_what_is_live_gets_it(publisher, put):
+    put("3.0.0", floor="2.0.0", draft=True)
+    put("3.0.0", channel="beta", force=True)
+    v3 = parse_version("3.0.0")
+    for go_live in (
+        lambda: put("3.0.0"),
+        lambda: publisher.resume(v3, "stable"),
+        lambda: publisher.promote(v3, "beta", "stable"),
+    ):
+        with pytest.raises(PublicationError, match=UNREACHABLE.format("any")):
+            go_live()
+    put("2.0.0")
+    publisher.resume(v3, "stable")
+    publisher.pause(V2)
+    publisher.pause(v3, "stable")
+    publisher.resume(v3, "stable")
+    put("4.0.0")
+    with pytest.raises(PublicationError, match=r"floor 3\.5\.0 on any: nothing is live there"):
+        put("4.0.0", floor="3.5.0")
