@@ -22,9 +22,10 @@ from typing import Any
 import click
 from flask.cli import NoAppException, ScriptInfo, pass_script_info
 
-from patchify.errors import InvalidVersionError, PatchifyError
+from patchify.errors import InvalidVersionError, PatchifyError, ReleaseError
 from patchify.files import hash_path
 from patchify.keys import SigningKey
+from patchify.publishing.retention import withdrawn
 from patchify.releases import Release
 from patchify.server.app import CONFIG_FILE, CONFIG_VARIABLE, create_app
 from patchify.server.blueprint import core_of, patchify_bp
@@ -73,11 +74,27 @@ def hash_releases(files: tuple[Path, ...]) -> None:
 @_group.command("check", with_appcontext=False)
 @pass_script_info
 def check(info: ScriptInfo) -> None:
-    """Check the key and every release, as the start of the server does."""
+    """Check the key and every release, as the start of the server does; those of a catalogue are hashed here only.
+
+    What is withdrawn everywhere needs no file, and is left out.
+    """
     core = _load(info)
     click.echo(f"key: good, public key {core.config.signing_key.verifying_key.to_hex()}")
-    for release in _newest_first(core):
-        click.echo(f"{release.version}: good, {core.storage.path(release)}")
+    releases = [each for each in _newest_first(core) if not withdrawn(each)]
+    wrong = [each for each in releases if not _is_good(core, each)]
+    if wrong:
+        sys.exit(1)
+
+
+def _is_good(core: Core, release: Release) -> bool:
+    """Check a release, and print what is found."""
+    try:
+        core.storage.check(release)
+    except ReleaseError as error:
+        click.echo(f"Error: {error}", err=True)
+        return False
+    click.echo(f"{release}: good, {core.storage.path(release)}")
+    return True
 
 
 @_group.command("list", with_appcontext=False)

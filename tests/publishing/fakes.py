@@ -25,8 +25,8 @@ class MemoryTransaction:
 class MemoryCatalogue:
     """``changes`` counts what was put and removed; ``failure``, if set, is raised when a transaction is to end."""
 
-    def __init__(self):
-        self._snapshot = Snapshot(())
+    def __init__(self, releases=()):
+        self._snapshot = Snapshot(releases)
         self.changes = 0
         self.failure = None
 

@@ -14,7 +14,12 @@ from flask.cli import ScriptInfo
 
 from patchify.__main__ import main
 from patchify.keys import SigningKey
+from patchify.publishing import Publication
+from patchify.publishing.local import LocalPublisher
 from patchify.server import commands, patchify_bp
+from patchify.server.storage import FolderStorage
+from patchify.versions import parse_version
+from tests.publishing.fakes import MemoryCatalogue
 from tests.running import PATIENCE
 
 SCRIPTS = Path(sys.executable).parent
@@ -168,6 +173,30 @@ def test_check_has_one_line_for_the_key_and_for_each_release(publish, key):
         f"1.10.0: good, {settings['releases']}/app-1.10.0",
         f"1.9.0: good, {settings['releases']}/app-1.9.0",
     ]
+
+
+def test_check_hashes_the_releases_of_a_catalogue_but_not_what_is_withdrawn_everywhere(tmp_path, key):
+    storage = FolderStorage(tmp_path / "releases", "app")
+    storage.folder.mkdir()
+    publisher = LocalPublisher(MemoryCatalogue(), storage)
+    published = []
+    for version in ("1.0.0", "2.0.0", "3.0.0", "4.0.0"):
+        (tmp_path / "build").write_bytes(version.encode())
+        publication = Publication(version=parse_version(version), platform="linux-x86_64")
+        published.append(publisher.publish(tmp_path / "build", publication))
+    publisher.withdraw(published[0].version)
+    paths = [storage.path(each) for each in published]
+    paths[0].unlink()
+    paths[1].unlink()
+    paths[2].write_bytes(b"3.0.1")
+    catalogue = MemoryCatalogue(publisher.releases())
+    settings = {"appname": "app", "key": key.to_hex(), "releases": storage.folder, "catalogue": catalogue}
+    result = invoke("check", settings=settings)
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[1:] == [f"4.0.0 for linux-x86_64: good, {paths[3]}"]
+    errors = result.stderr.splitlines()
+    assert errors[0].startswith(f"Error: release 3.0.0: {paths[2]} has SHA-256 ")
+    assert errors[1] == f"Error: release 2.0.0: {paths[1]} is missing or not a regular file"
 
 
 def break_release(settings):
