@@ -67,16 +67,19 @@ def test_after_a_success_the_wait_begins_anew(manners):
     assert mine.failed(ZeroDivisionError()) == 600
 
 
-def test_a_server_that_wants_to_be_left_alone_is_by_all_that_ask_unasked(manners, installer):
-    busy = ServerBusyError(URL, 429, 7200)
+@pytest.mark.parametrize("heard", [Manners.keep_quiet, Manners.failed])
+def test_a_server_that_wants_to_be_left_alone_is_by_all_that_ask_unasked(manners, installer, heard):
     first = manners()
     assert first.may_ask()
-    first.keep_quiet(busy)
+    heard(first, ServerBusyError(URL, 429, 7200))
     assert not first.may_ask()
     assert not manners().may_ask()
     wait = installer.memory().retry_at - datetime.now(UTC)
     assert timedelta(hours=1) < wait <= timedelta(hours=2)
-    assert first.failed(busy) == 7200
+
+
+def test_who_waits_for_longer_than_the_server_asks_for_waits_no_less(manners):
+    assert [manners().failed(ServerBusyError(URL, 503, seconds)) for seconds in (60, 7200)] == [600, 7200]
 
 
 @pytest.mark.parametrize("error", [HttpError(URL, 404), DeadlineExceededError(URL, "slow"), ZeroDivisionError()])
