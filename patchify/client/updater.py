@@ -919,7 +919,7 @@ class Updater:
         _log.info("version %s is confirmed", self.config.current)
         self._reporter.tell(Event.RUNNING)
         self._notifier.announce(signals.update_confirmed, version=self.config.current)
-        self._reporter.flush()
+        self._reporter.flush_soon()
 
     def _tell_of_untold(self, state: State) -> None:
         bad = state.untold

@@ -24,7 +24,7 @@ from patchify.errors import (
 from patchify.reports import Event
 from tests.client.offering import offered
 from tests.client.test_offers import NEW, TWO, Desk
-from tests.running import wait_until
+from tests.running import PATIENCE, wait_until
 
 
 @pytest.fixture
@@ -87,6 +87,21 @@ def test_a_version_that_proves_good_is_told_of_at_once(make_desk):
     desk.serve()
     desk.updater.start()
     wait_until(lambda: ("running", "2.0.0", None, "") in told(desk), "the report")
+
+
+def test_a_host_that_confirms_does_not_wait_for_the_server_of_the_reports(make_desk):
+    desk = make_desk(version="2.0.0", confirm_automatically=False)
+    desk.installer.on_trial(TWO, NEW)
+    desk.start_anew()
+    desk.serve()
+    go_on = threading.Event()
+    desk.transport.before["report"] = lambda: go_on.wait(PATIENCE)
+    desk.updater.start()
+    wait_until(lambda: desk.updater.on_trial, "the trial")
+    assert desk.updater.confirm()
+    assert told(desk) == []
+    go_on.set()
+    wait_until(lambda: told(desk), "the report")
 
 
 def test_a_release_that_was_taken_back_is_told_of_by_the_one_that_survives(make_desk):
