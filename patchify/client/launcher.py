@@ -198,10 +198,13 @@ class Launcher:
             self._guarding.acquire(timeout=0)
         except Timeout:
             if first:
-                _log.warning("%s: another process looks after the updates; this one only runs it", self._installer.path)
+                _log.warning(
+                    "%s: another process looks after the updates; this one only runs it, until it can take over",
+                    self._installer.path,
+                )
         except (PatchifyError, OSError) as error:
             if first:
-                _log.warning("there are no updates: %s", error)
+                _log.warning("there are no updates: %s; mend that and start anew", error)
 
     def _state(self) -> State:
         """Return what is remembered; the file is read only if it is another one than before."""
@@ -229,11 +232,11 @@ class Launcher:
                     state = self._installer.give_back("the launcher was ended in the middle of it", failed=False)
                 if state.update is None:
                     self._tell(state)
-                if self._is_due(state.update, starting=True):
+                if self._is_due(state.update, starting=True) and self._may_swap(state):
                     self._swap(state)
                 state = self._installer.state()
         except PatchifyError as error:
-            _log.error("%s", error)
+            _log.error("%s; what is there is started, and the rest is done at the next start if that is mended", error)
             state = self._installer.state()
         return state.on_trial
 
@@ -244,9 +247,18 @@ class Launcher:
         moment = self._plan.restart == "at-once" or (starting and self._plan.restart == "on-exit")
         if update.failures or update.interruptions:  # its moment was there already
             moment = True
-        if not self._ears.wanted and (not moment or update.release.sha256 in self._given_up):
+        held = self._supply is not None and self._supply.holds(update.release)
+        if not self._ears.wanted and (not moment or held or update.release.sha256 in self._given_up):
             return False
         return self._installer.is_staged(update.release.sha256)
+
+    def _may_swap(self, state: State) -> bool:
+        """Return whether the release that is due may be put in place, as far as the server can tell."""
+        assert state.update is not None
+        assert self._supply is not None
+        allowed = self._supply.allows(self._installer, state.update)
+        self._ears.wanted = self._ears.wanted and allowed
+        return allowed
 
     def _swap(self, state: State) -> None:
         update, config = state.update, self._plan.config
@@ -270,27 +282,31 @@ class Launcher:
         state = self._state()
         if self._ears.wanted and (state.update is None or state.update.phase is not Phase.STAGED):
             self._ears.wanted = False
-            _log.info("no update is ready")
+            _log.info("no update is ready; patchify status %s shows what there is", self._installer.path)
         try:
             return self._succeed(child) if self._is_due(state.update, starting=False) else self._follow(child, state)
         except UpdateInProgressError:
             return False  # it is tried again soon
         except PatchifyError as error:
-            _log.error("%s", error)
+            _log.error("%s; mend that, and the update is made at the next start", error)
             return not child.alive
 
     def _succeed(self, child: Child) -> bool:
         """End the child and put the release that is ready in its place; return whether it has ended."""
         with self._installer.lock():
             state = self._installer.recover()
-            if not self._is_due(state.update, starting=False):
+            if not self._is_due(state.update, starting=False) or not self._may_swap(state):
                 return False
             assert state.update is not None
             _log.info("version %s is ready; the program is ended", state.update.release.version)
             child.end()
             if child.alive:
                 self._given_up.add(state.update.release.sha256)
-                _log.error("process %d cannot be ended", child.pid)
+                _log.error(
+                    "process %d cannot be ended; end it by hand, and version %s is put in place at the next start",
+                    child.pid,
+                    state.update.release.version,
+                )
                 return False
             if not self._ears.asked:
                 self._swap(state)
@@ -339,7 +355,7 @@ class Launcher:
             with self._installer.lock(_LOCK_PATIENCE):
                 trial.begin()
         except PatchifyError as error:
-            _log.error("%s", error)
+            _log.error("%s; the version on trial can be confirmed only if that is mended", error)
         self._trial = trial
 
     def _end_trial(self) -> None:
@@ -352,7 +368,7 @@ class Launcher:
             with self._installer.lock(_LOCK_PATIENCE):
                 self._installer.confirm()
         except PatchifyError as error:
-            _log.error("%s", error)
+            _log.error("%s; the version on trial is not confirmed, and tried again at the next start", error)
             return False
         return True
 
@@ -370,7 +386,13 @@ class Launcher:
             else:
                 state = give_back(self._installer, reason, failed=failed, pause=self._ears.pause)
         except Exception as error:
-            _log.error("version %s %s, and cannot be taken back: %s", trial.release.version, reason, error)
+            _log.error(
+                "version %s %s, and cannot be taken back; mend that and start anew, or put a good version at %s: %s",
+                trial.release.version,
+                reason,
+                self._installer.path,
+                error,
+            )
             return False
         if state.update is not None:
             update = state.update
@@ -388,7 +410,11 @@ class Launcher:
         bad = state.untold
         if bad is None:
             return
-        _log.error("version %s was taken back and is never tried again: it %s", bad.release.version, bad.reason)
+        _log.error(
+            "version %s was taken back and is never tried again: it %s; publish one that is mended",
+            bad.release.version,
+            bad.reason,
+        )
         signals.emit(
             signals.rolled_back, self, version=bad.release.version, sha256=bad.release.sha256, reason=bad.reason
         )

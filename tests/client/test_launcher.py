@@ -13,15 +13,22 @@ from pathlib import Path
 import pytest
 
 from patchify import signals
-from patchify.client import child, launcher, watch
+from patchify.client import child, launcher, supply, watch
 from patchify.client.config import Config
 from patchify.client.file_installer import FileInstaller
 from patchify.client.launcher import Launcher
 from patchify.client.plan import Plan
 from patchify.client.state import MAX_INTERRUPTIONS, Bad, Phase, State
-from patchify.client.supply import launch_of, running_version
-from patchify.errors import UnableToSwapError, UnableToWriteStateError
+from patchify.client.supply import Supply, launch_of, running_version
+from patchify.errors import (
+    InvalidSignatureError,
+    ServerBusyError,
+    UnableToSwapError,
+    UnableToWriteStateError,
+)
 from patchify.keys import SigningKey
+from tests.client.fakes import FakeTransport
+from tests.client.offering import document, offered, withdrawn
 from tests.client.test_commands import release
 from tests.conftest import KEY
 from tests.running import wait_until
@@ -283,6 +290,190 @@ def test_an_updater_in_the_program_that_ends_it_for_its_successor_is_followed(pl
     assert place.run(config=None) == 0
     assert place.said() == ["1.0.0", "2.0.0"]
     assert place.state().update.interruptions == 1  # version 2 has ended by itself
+
+
+# What the server says of a release that waits -------------------------------------------------------------------------
+
+
+class Server:
+    """Answers what a launcher asks before it puts in place what is ready."""
+
+    def __init__(self, place: Place, monkeypatch):
+        self.place = place
+        self.transport = FakeTransport(SigningKey.from_hex(KEY), {})
+        self.asked_with = []
+        monkeypatch.setattr(supply, "Transport", self._transport)
+        place.config = replace(place.config, appname="app", platform="linux-x86_64")
+
+    def _transport(self, config, pause):
+        if config.retries == config.document_timeout - 5 == 0:  # else it is for reports
+            self.asked_with.append(config)
+            assert not pause(0)
+        return self.transport
+
+    @property
+    def asked(self) -> int:
+        return len(self.transport.asked)
+
+    def say(self, *releases, withdrawn=()) -> None:
+        now = datetime.now(UTC).replace(microsecond=0)
+        times = {"serial": int(now.timestamp() * 1000), "issued": now, "expires": now + timedelta(days=1)}
+        self.transport.document = document(*releases, withdrawn=withdrawn, **times)
+
+    def teach(self) -> None:
+        """Let the installation have accepted an update document before."""
+        self.place.installer.remember(lambda before: replace(before, taught=True))
+
+
+@pytest.fixture
+def server(place, monkeypatch):
+    return Server(place, monkeypatch)
+
+
+@pytest.fixture
+def new(place, server, request):
+    """Make version 2 ready, which the program has heard of by an update document."""
+    if does := getattr(request, "param", ""):
+        place.install("1.0.0", does)
+    new = place.stage("2.0.0", program("2.0.0", "sleep 1; exit 4"))
+    server.teach()
+    return new
+
+
+def test_what_was_withdrawn_while_it_waited_is_dropped_at_the_start(place, server, new, caplog):
+    server.say(withdrawn=(withdrawn("2.0.0", new.sha256),))
+    assert place.run() == 0
+    assert place.said() == ["1.0.0"]
+    assert place.state().update is None
+    assert not place.installer.staged_path(new.sha256).exists()
+    assert "version 2.0.0, which was ready, was withdrawn and is dropped" in caplog.text
+    assert server.asked == 1
+
+
+def test_what_is_still_offered_is_put_in_place_and_the_server_was_asked_for_seconds_only(place, server, new):
+    server.say(offered("2.0.0", new.sha256))
+    assert place.run() == 4
+    assert place.state().good == new
+    assert server.asked == 1
+    (config,) = server.asked_with
+    assert (config.connect_timeout, config.idle_timeout, config.retries) == (3, 3, 0)
+
+
+ORDERS = "kill -USR2 $PPID; sleep 1.5; echo on >> $(dirname $0)/said"
+SECOND_STOPS = "[ $(wc -l < $(dirname $0)/said) = 1 ] && exit; sleep 1.2; kill -TERM $PPID; exec sleep 9"
+
+
+@pytest.mark.parametrize("new", [SECOND_STOPS], indirect=True)
+def test_what_is_not_offered_now_waits_and_is_not_asked_for_again_at_once(place, server, new, caplog):
+    server.say()
+    assert place.run(restart="at-once", keep_running=True) == -signal.SIGTERM
+    assert place.said() == ["1.0.0", "1.0.0"]
+    assert place.state().update.phase is Phase.STAGED
+    assert caplog.text.count("version 2.0.0 is ready but not offered now") == 1
+    assert server.asked == 1
+
+
+@pytest.mark.parametrize("new", [ORDERS], indirect=True)
+def test_while_the_program_runs_the_server_is_asked_before_it_is_ended(place, server, new, caplog):
+    place.config = replace(place.config, least_interval=timedelta())
+    server.say(withdrawn=(withdrawn("2.0.0", new.sha256),))
+    assert place.run(restart="on-signal") == 0
+    assert place.said() == ["1.0.0", "on"]
+    assert "version 2.0.0, which was ready, was withdrawn and is dropped" in caplog.text
+    assert place.state().update is None
+
+
+def test_without_an_answer_what_is_ready_is_put_in_place(place, server, new, caplog):
+    server.say()
+    server.transport.always["update"] = ServerBusyError("https://updates.example.com/", 503, 60.0)
+    assert place.run() == 4
+    assert place.state().good == new
+    assert "it is not known whether it was withdrawn" in caplog.text
+    assert place.installer.memory().retry_at
+
+
+def test_an_answer_that_is_not_to_be_believed_leaves_what_is_ready_for_another_time(place, server, new, caplog):
+    server.say()
+    server.transport.always["update"] = InvalidSignatureError("https://updates.example.com/", "none")
+    assert place.run() == 0
+    assert place.said() == ["1.0.0"]
+    assert place.state().update.release == new
+    assert "version 2.0.0 is not put in place now" in caplog.text
+    assert "malformed signature" in place.state().error
+
+
+def test_a_server_that_was_asked_a_moment_ago_is_not_asked_again(place, server, new):
+    server.say()
+    place.installer.note("")
+    assert place.run() == 4
+    assert server.asked == 0
+
+
+@pytest.mark.parametrize(("documents", "times"), [("auto", 0), ("never", 0), ("required", 1)])
+def test_a_server_without_update_documents_is_not_asked(place, server, documents, times):
+    new = place.stage("2.0.0", program("2.0.0", "sleep 1; exit 4"))
+    server.say(offered("2.0.0", new.sha256))
+    place.config = replace(place.config, update_documents=documents)
+    if documents == "never":
+        server.teach()
+    assert place.run() == 4
+    assert server.asked == times
+
+
+def test_a_version_that_the_program_is_now_kept_from_is_dropped(place, server, new, caplog):
+    place.config = replace(place.config, pin="<2.0.0")
+    assert place.run() == 0
+    assert place.said() == ["1.0.0"]
+    assert place.state().update is None
+    assert "version 2.0.0, which was ready, is not wanted any more" in caplog.text
+    assert server.asked == 0
+
+
+def test_what_was_held_back_is_judged_anew_after_the_interval_and_not_before(place, server, new, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(supply.time, "monotonic", lambda: now[0])
+    brings = Supply(place.plan(), place.config, child.Ears(takes_usr2=False))
+    update = place.state().update
+    with place.installer.lock():
+        server.say()
+        assert not brings.allows(place.installer, update)
+        assert brings.holds(new)
+        assert not brings.holds(replace(new, sha256="00" * 32))
+        now[0] += 3601
+        assert not brings.holds(new)
+        assert not brings.allows(place.installer, update)  # the server was asked a moment ago, as it is
+        assert server.asked == 1
+        place.installer.save(replace(place.state(), checked=None))
+        server.say(offered("2.0.0", new.sha256))
+        assert brings.allows(place.installer, update)
+        assert not brings.holds(new)
+    brings.close()
+
+
+def test_a_supply_looks_for_the_version_that_runs_now(place, monkeypatch):
+    asked_for = []
+
+    class Updater:
+        def __init__(self, config, *, installer, launch):
+            self.config = config
+
+        def tick(self):
+            asked_for.append(str(self.config.current))
+            return 7.0
+
+        def close(self):
+            asked_for.append("closed")
+
+    monkeypatch.setattr(supply, "Updater", Updater)
+    brings = Supply(place.plan(), place.config, child.Ears(takes_usr2=False))
+    assert [brings._look(), brings._look()] == [7.0, 7.0]
+    new = place.stage("2.0.0", program("2.0.0"))
+    with place.installer.lock():
+        place.installer.swap(place.state().update, 0)
+        place.installer.confirm()
+    assert brings._look() == 7.0
+    assert asked_for == ["1.0.0", "1.0.0", "closed", str(new.version)]
+    brings.close()
 
 
 # Signals --------------------------------------------------------------------------------------------------------------
