@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,14 @@ from patchify.client.file_installer import FileInstaller
 from patchify.client.folder_installer import FolderInstaller
 from patchify.client.state import Phase
 from patchify.keys import SigningKey
+from patchify.publishing import Publication
+from patchify.publishing.local import LocalPublisher
+from patchify.server.sql_catalogue import SqlCatalogue
+from patchify.server.storage import FolderStorage
+from patchify.versions import parse_version
 from tests.conftest import KEY
 from tests.e2e.conftest import source
-from tests.running import Process, wait_until
+from tests.running import Gunicorn, Process, wait_until
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="patchify run needs it")
 
@@ -201,6 +207,65 @@ def test_without_a_server_and_beside_an_unwritable_folder_the_program_runs_all_t
     launcher = here.run()
     launcher.wait_for("start 1.0.0")
     assert "patchify: there are no updates: unable to create the update folder" in launcher.output()
+
+
+# With a catalogue -----------------------------------------------------------------------------------------------------
+
+
+class Catalogue:
+    """A gunicorn with a catalogue in SQLite, and who publishes there."""
+
+    def __init__(self, folder: Path):
+        (folder / "releases").mkdir(parents=True)
+        self.folder = folder
+        url = f"sqlite:///{folder / 'catalogue.db'}"
+        catalogue = SqlCatalogue(url)
+        catalogue.create()
+        self.publisher = LocalPublisher(catalogue, FolderStorage(folder / "releases", "app"))
+        settings = {"APPNAME": "app", "KEY": KEY, "RELEASES": "releases", "CATALOGUE": url}
+        lines = [f"PATCHIFY_{name} = {json.dumps(value)}" for name, value in settings.items()]
+        (folder / "patchify.toml").write_text("\n".join(lines))
+
+    def publish(self, version: str, data: bytes) -> None:
+        (self.folder / "build").write_bytes(data)
+        self.publisher.publish(self.folder / "build", Publication(version=parse_version(version)))
+
+    def withdraw(self, version: str) -> None:
+        self.publisher.withdraw(parse_version(version))
+
+
+@pytest.fixture
+def catalogue(tmp_path):
+    catalogue = Catalogue(tmp_path / "catalogue")
+    env = {"PATCHIFY_CONFIG": str(catalogue.folder / "patchify.toml")}
+    options = ["--worker-class", "gthread", "--threads", "4"]
+    with Gunicorn("patchify.server:create_app()", catalogue.folder / "log", *options, env=env) as server:
+        catalogue.api = f"{server.url}/api/"
+        yield catalogue
+
+
+def test_what_is_withdrawn_while_it_waits_is_never_started_and_its_successor_is(catalogue, tmp_path):
+    first = shell("1.0.0", "trap 'exit 3' USR1")
+    catalogue.publish("1.0.0", first)
+    catalogue.publish("2.0.0", shell("2.0.0"))
+    here = Place(tmp_path / "place", catalogue, first)
+    try:
+        here.run(restart="on-exit")
+        wait_until(lambda: here.state().update, "the staging")
+        here.stop()
+        catalogue.withdraw("2.0.0")
+        wait_until(lambda: datetime.now(UTC) - here.state().checked > timedelta(seconds=2), "the interval")
+        launcher = here.run("--keep-running", restart="on-exit", name="second")
+        launcher.wait_for("start 1.0.0")
+        assert "patchify: version 2.0.0, which was ready, was withdrawn and is dropped\n" in launcher.output()
+        assert here.state().update is None
+        catalogue.publish("2.0.1", shell("2.0.1"))
+        wait_until(lambda: here.state().update, "the staging")
+        launcher.popen.send_signal(signal.SIGUSR1)
+        launcher.wait_for("patchify: version 2.0.1 is confirmed")
+        assert (here.starts(), here.starts("second")) == (["1.0.0"], ["1.0.0", "2.0.1"])
+    finally:
+        here.stop()
 
 
 # As a wrapper ---------------------------------------------------------------------------------------------------------
