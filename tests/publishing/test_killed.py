@@ -5,13 +5,16 @@ import subprocess
 import sys
 from datetime import timedelta
 
+import pytest
+
 from patchify.releases import now
-from tests.publishing.killed import V1, V2, publish, publisher_in
+from tests.publishing.killed import V1, V2, WAYS, publisher_in
 from tests.running import PATIENCE
 
 
-def test_publishing_that_is_killed_at_any_line_leaves_the_old_state_or_the_new(tmp_path, show):
-    command = [sys.executable, "-m", "tests.publishing.killed", str(tmp_path)]
+@pytest.mark.parametrize("way", WAYS)
+def test_publishing_that_is_killed_at_any_line_leaves_the_old_state_or_the_new(way, tmp_path, show):
+    command = [sys.executable, "-m", "tests.publishing.killed", way, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     old, new = [str(V1)], [str(V2), str(V1)]
@@ -27,12 +30,14 @@ def test_publishing_that_is_killed_at_any_line_leaves_the_old_state_or_the_new(t
     published = found.index(new)
     assert found == [old] * published + [new] * (len(found) - published), "once it is seen it stays"
 
-    for folder in folders[:: max(1, len(folders) // 12)]:
-        publish(folder, V2)
+    for folder in folders[: published : max(1, published // 12)] + folders[published:]:
+        WAYS[way](folder)(V2)
         later = publisher_in(folder, now=lambda: now() + timedelta(days=2))
         later.prune()
         assert [str(each) for each in later.releases()] == new
         assert later.verify() == []
         assert sorted(each for each in os.listdir(folder) if each.startswith("app")) == ["app-1.0.0", "app-2.0.0"]
         assert os.listdir(folder / ".incoming") == []
-    show(f"publishing was killed at {len(found) - 1} lines: {published} left the old state, the others the new one")
+    show(
+        f"publishing {way} was killed at {len(found) - 1} lines: {published} left the old state, the others the new one"
+    )
