@@ -156,10 +156,11 @@ def updates(channel: str, platform: str) -> Response:
 
 @_route("/releases/<version>")
 def releases(version: str) -> Response:
-    """Answer with the file of a version, or a range of it: the best one for the platform that the query names."""
+    """Answer with the file of a version, or a range of it: that of the build whose platform the query names."""
     core = core_of(current_app)
+    platform = request.args.get("platform")
     try:
-        platform = parse_platform(request.args.get("platform", core.config.platform))
+        platform = None if platform is None else parse_platform(platform)
     except ValueError as error:
         return _text(400, f"Invalid URL: {error}")
     release, file = core.open_release(version, platform)

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from semver import Version
 
 from patchify.errors import VersionNotFoundError
 from patchify.platforms import ANY, fallbacks
-from patchify.releases import Release, ReleaseState, newest_first
+from patchify.releases import STABLE, Placement, Release, ReleaseState, newest_first
 from patchify.versions import parse_version
 
 _SEEN = (ReleaseState.LIVE, ReleaseState.PAUSED)
@@ -37,19 +37,35 @@ class Snapshot:
         self.releases: Mapping[tuple[str, str], Release] = MappingProxyType({each.name: each for each in ordered})
         """By name, newest first."""
 
-    def find(self, version: Version | str, platform: str = ANY) -> Release:
-        """Return the release of this version that is the best for a platform, if anybody may have it.
+    def find(self, version: Version | str, platform: str = ANY, channel: str = STABLE) -> Release:
+        """Return the release of this version that `placed` yields for a platform, if anybody may have it there.
+
+        Raises:
+            InvalidVersionError: the text is no SemVer version.
+            VersionNotFoundError: there is no such release in the channel, or it is a draft or withdrawn.
+        """
+        name = _name(version)
+        builds = (self.releases.get((name, each)) for each in fallbacks(platform))
+        placements = ((each, each.placed(channel)) for each in builds if each is not None)
+        for release, placement in placements:
+            if _published(placement):
+                if placement.state in _SEEN:
+                    return release
+                break
+        raise VersionNotFoundError(name)
+
+    def build(self, version: Version | str, platform: str) -> Release:
+        """Return the release of this version that was built for just this platform, if anybody may have it.
 
         Raises:
             InvalidVersionError: the text is no SemVer version.
             VersionNotFoundError: there is no such release, or it is a draft or withdrawn everywhere.
         """
-        name = str(parse_version(version) if isinstance(version, str) else version)
-        for each in fallbacks(platform):
-            release = self.releases.get((name, each))
-            if release is not None and any(placement.state in _SEEN for placement in release.placements):
-                return release
-        raise VersionNotFoundError(name)
+        name = _name(version)
+        release = self.releases.get((name, platform))
+        if release is None or not any(placement.state in _SEEN for placement in release.placements):
+            raise VersionNotFoundError(name)
+        return release
 
     @cached_property
     def channels(self) -> frozenset[str]:
@@ -62,15 +78,27 @@ class Snapshot:
         return frozenset(platform for _, platform in self.releases)
 
     def placed(self, channel: str, platform: str) -> Iterator[Release]:
-        """Yield the releases in a channel that run on a platform, newest first; of each version only the best one."""
+        """Yield the releases in a channel that run on a platform, newest first; of each version only the best one.
+
+        Drafts are not there yet. But a build that is paused or withdrawn stands before the one for ``any`` on purpose:
+        the version is paused or withdrawn on its platform, and nobody means to offer it there in another build.
+        """
         suitable = fallbacks(platform)
         best: dict[str, Release] = {}
         for release in self.releases.values():
-            if release.platform in suitable and release.placed(channel) is not None:
+            if release.platform in suitable and _published(release.placed(channel)):
                 other = best.get(str(release.version))
                 if other is None or suitable.index(release.platform) < suitable.index(other.platform):
                     best[str(release.version)] = release
         yield from best.values()
+
+
+def _name(version: Version | str) -> str:
+    return str(parse_version(version) if isinstance(version, str) else version)
+
+
+def _published(placement: Placement | None) -> TypeGuard[Placement]:
+    return placement is not None and placement.state is not ReleaseState.DRAFT
 
 
 class Catalogue(Protocol):

@@ -87,7 +87,7 @@ class Core:
     def release_file(self, version: Version | str) -> Path | None:
         """Return the path of a version's file, or None if there is no such version. The file is not looked at."""
         try:
-            return self.storage.path(self.catalogue.snapshot().find(version, self.config.platform))
+            return self.storage.path(self._found(version))
         except VersionNotFoundError:
             return None
 
@@ -103,7 +103,7 @@ class Core:
         """Return the signed answer of ``updates/<channel>/<platform>``.
 
         Raises:
-            PlaceNotFoundError: there is no such channel or platform.
+            PlaceNotFoundError: there is no such channel.
         """
         return self._documents().update(channel, platform)
 
@@ -112,14 +112,19 @@ class Core:
 
         Args:
             version: Which.
-            platform: The platform that it is to run on; the configured one if None is given.
+            platform: Of the build; None: the best one for the configured platform in the configured channel, which
+                is the one that ``hashes/<version>`` is about.
 
         Raises:
             InvalidVersionError, VersionNotFoundError: there is no such version.
             ReleaseMissingError, ReleaseUnreadableError, ReleaseInvalidError: the file is not as it was published.
         """
-        release = self.catalogue.snapshot().find(version, platform or self.config.platform)
+        release = self._found(version) if platform is None else self.catalogue.snapshot().build(version, platform)
         return release, self.storage.open(release)
+
+    def _found(self, version: Version | str) -> Release:
+        """Return the release that the three answers of the original protocol are about."""
+        return self.catalogue.snapshot().find(version, self.config.platform, self.config.channel)
 
     def _documents(self) -> Issuer:
         """Return who signs what is said of the snapshot of now."""

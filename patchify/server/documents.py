@@ -18,7 +18,7 @@ from semver import Version
 from patchify.errors import PlaceNotFoundError
 from patchify.keys import encode_signature
 from patchify.messages import LatestVersion, OfferedRelease, Rollout, UpdateDocument, VersionHash, WithdrawnRelease
-from patchify.platforms import KNOWN, fallbacks
+from patchify.platforms import ANY, KNOWN, fallbacks
 from patchify.releases import Placement, Release, ReleaseState
 from patchify.server.catalogue import Snapshot
 from patchify.server.config import Config
@@ -31,6 +31,8 @@ MOST_BYTES = 60 * 1024
 """No update document is longer; clients stop reading at 64 KiB."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_HOUR = timedelta(hours=1)
+_MOST_RARE = 128  # documents for platforms that nothing was built for and that are not in use, as anybody makes up
 _MOST_NOTES = 32 * 1024  # bytes of JSON, in all
 _MOST_WITHDRAWN = 100
 _MOST_OF_WITHDRAWN = 12 * 1024  # bytes of JSON; only absurd versions come near
@@ -55,15 +57,17 @@ class _Place:
     def offers(self, time: datetime) -> list[Offer]:
         """Return what is offered to anybody at this time, newest first."""
         offers = (Offer(release, placement, placement.percent(time)) for release, placement in self.live)
-        return [offer for offer in offers if offer.percent]
+        return [offer for offer in offers if offer.percent or offer.complete]
 
 
 @dataclass(frozen=True)
 class _Period:
-    """From when until when a document says the same."""
+    """From when until when a document says the same, and what it says of that."""
 
     start: datetime
     stop: datetime
+    issued: datetime
+    serial: int
 
     def __contains__(self, time: datetime) -> bool:
         return self.start <= time < self.stop
@@ -80,14 +84,16 @@ class Issuer:
         self._lock = threading.Lock()  # of those who ask at once for what is not there yet, one makes it
         self._places: dict[tuple[str, str], _Place] = {}
         self._hashes: dict[str, SignedDocument] = {}
+        self._drafts: dict[tuple[str, str], tuple[_Period, UpdateDocument]] = {}
         self._updates: dict[tuple[str, str], tuple[_Period, SignedDocument]] = {}
+        self._rare: dict[tuple[str, str], tuple[_Period, SignedDocument]] = {}  # in the order in which they were made
         self._latest: tuple[_Period, Version, SignedDocument] | None = None
 
     def version_hash(self, version: str) -> SignedDocument:
         """Return the answer of ``hashes/<version>``. Raises `InvalidVersionError`, `VersionNotFoundError`."""
         document = self._hashes.get(version)
         if document is None:
-            release = self.snapshot.find(version, self._config.platform)
+            release = self.snapshot.find(version, self._config.platform, self._config.channel)
             document = self._sign(VersionHash(release.version, release.sha256).to_bytes())
             self._hashes[str(release.version)] = document
         return document
@@ -104,7 +110,7 @@ class Issuer:
                 if found is None or now not in found[0]:
                     place = self._place(self._config.channel, self._config.platform)
                     period = self._period(place, now)
-                    complete = (offer.version for offer in place.offers(period.start) if offer.complete)
+                    complete = (offer.version for offer in place.offers(period.issued) if offer.complete)
                     version = next(complete, Version(0))
                     found = self._latest = period, version, self._sign(LatestVersion(version).to_bytes())
         return found[1:]
@@ -112,19 +118,32 @@ class Issuer:
     def update(self, channel: str, platform: str) -> SignedDocument:
         """Return the answer of ``updates/<channel>/<platform>``. Raises `PlaceNotFoundError`."""
         now, name = self._clock(), (channel, platform)
-        found = self._updates.get(name)
+        known = platform in KNOWN or platform in self.snapshot.platforms
+        kept = self._updates if known else self._rare
+        found = kept.get(name)
         if found is None or now not in found[0]:
             if channel != self._config.channel and channel not in self.snapshot.channels:
                 raise PlaceNotFoundError("Channel", channel)
-            if platform not in KNOWN and platform not in self.snapshot.platforms:
-                raise PlaceNotFoundError("Platform", platform)
             with self._lock:
-                found = self._updates.get(name)
+                found = kept.get(name)
                 if found is None or now not in found[0]:
-                    period = self._period(self._place(channel, platform), now)
-                    document = self._document(channel, platform, period.start)
-                    found = self._updates[name] = period, self._sign(document.to_bytes())
+                    period, document = self._draft(channel, self._built_for(platform), now)
+                    found = kept[name] = period, self._sign(replace(document, platform=platform).to_bytes())
+                    if len(self._rare) > _MOST_RARE:
+                        del self._rare[next(iter(self._rare))]
         return found[1]
+
+    def _built_for(self, platform: str) -> str:
+        """Return the platform whose builds a platform gets: itself, or what nothing was built for has in common."""
+        return next((each for each in fallbacks(platform) if each in self.snapshot.platforms), ANY)
+
+    def _draft(self, channel: str, platform: str, now: datetime) -> tuple[_Period, UpdateDocument]:
+        """Return what is said now of a channel and of all platforms that get the builds for this one."""
+        found = self._drafts.get((channel, platform))
+        if found is None or now not in found[0]:
+            period = self._period(self._place(channel, platform), now)
+            found = self._drafts[channel, platform] = period, self._document(channel, platform, period)
+        return found
 
     def _sign(self, body: bytes) -> SignedDocument:
         return SignedDocument(body, encode_signature(self._config.signing_key.sign(body)))
@@ -139,47 +158,57 @@ class Issuer:
         """Return the period that ``now`` is in: it begins at a point of the grid, or at a change that came after it.
 
         The points of the grid are a quarter of a document's life apart. So no document is served that is older than
-        that, and all who have the snapshot cut time at the same points.
+        that, and all who have the snapshot cut time at the same points. Where nobody counts changes, the serial is the
+        hour, whatever the life is: it must not go down when that is changed.
         """
         grid = self._life // 4
-        point = _EPOCH + (now - _EPOCH) // grid * grid
+        point = _floor(now, grid)
         index = bisect_right(place.changes, now)
         before, after = place.changes[:index][-1:], place.changes[index:][:1]
-        return _Period(max((point, *before)), min((point + grid, *after)))
+        issued, stop = max((point, *before)), min((point + grid, *after))
+        if self.snapshot.revision is not None:
+            return _Period(issued, stop, issued, self.snapshot.revision)
+        hour = _floor(now, _HOUR)
+        return _Period(max(issued, hour), min(stop, hour + _HOUR), issued, int(hour.timestamp()) * 1000)
 
-    def _document(self, channel: str, platform: str, issued: datetime) -> UpdateDocument:
-        """Return what is said of a channel and platform from ``issued`` on."""
+    def _document(self, channel: str, platform: str, period: _Period) -> UpdateDocument:
+        """Return what is said of a channel and platform in a period."""
         place = self._place(channel, platform)
-        offers = choose([offer for offer in place.offers(issued) if offer.release.size])  # clients refuse empty files
+        offers = choose([offer for offer in place.offers(period.issued) if offer.release.size])  # clients refuse others
+        offered = {offer.release.sha256 for offer in offers}  # the same bytes may have two names
         document = UpdateDocument(
             appname=self._config.appname,
             channel=channel,
             platform=platform,
-            serial=self.snapshot.revision or int(issued.timestamp()) * 1000,
-            issued=issued,
-            expires=issued + self._life,
+            serial=period.serial,
+            issued=period.issued,
+            expires=period.issued + self._life,
             releases=tuple(self._offered(offer) for offer in offers),
-            withdrawn=place.withdrawn,
+            withdrawn=tuple(each for each in place.withdrawn if each.sha256 not in offered),
         )
         room = min(_MOST_NOTES, MOST_BYTES - len(document.to_bytes()))
         notes = _that_fit([offer.release.notes for offer in offers], room)
         releases = (replace(release, notes=text) for release, text in zip(document.releases, notes, strict=True))
         return replace(document, releases=tuple(releases))
 
-    def _offered(self, offer: Offer) -> OfferedRelease:
+    @staticmethod
+    def _offered(offer: Offer) -> OfferedRelease:
         release, placement = offer.release, offer.placement
-        query = "" if release.platform == self._config.platform else f"?platform={release.platform}"
         return OfferedRelease(
             version=release.version,
             size=release.size,
             sha256=release.sha256,
             format=release.format,
-            path=f"releases/{release.version}{query}",  # a version has no character that a path cannot have
+            path=f"releases/{release.version}?platform={release.platform}",  # no character needs to be quoted
             published=release.published or placement.since,
             critical=release.critical,
             floor=release.floor,
             rollout=None if offer.percent == 100 else Rollout(offer.percent, placement.seed),
         )
+
+
+def _floor(time: datetime, grid: timedelta) -> datetime:
+    return _EPOCH + (time - _EPOCH) // grid * grid
 
 
 def _survey(snapshot: Snapshot, channel: str, platform: str) -> _Place:

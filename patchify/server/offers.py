@@ -59,7 +59,7 @@ def choose(offers: Sequence[Offer]) -> list[Offer]:
     for who is pinned to it; and where one has a floor, what older clients take before it.
 
     Args:
-        offers: All of one channel and platform, newest first, none with a percentage of 0.
+        offers: All of one channel and platform, newest first, none that nobody may have.
     """
     chosen: dict[str, Offer] = {}
     ascending = offers[::-1]

@@ -124,7 +124,7 @@ def test_a_file_is_published_in_pieces(publisher, wire, file, folder, catalogue)
     told = []
     publication = Publication(version=V1, channel="beta", notes="Grüße", schedule=Schedule.parse("10,100@1d"))
     release = publisher.publish(file, publication, told.append)
-    assert release == catalogue.snapshot().find(V1)
+    assert release == catalogue.snapshot().find(V1, channel="beta")
     assert (release.sha256, release.size, release.notes) == (SHA, SIZE, "Grüße")
     assert str(release.placed("beta").schedule) == "10%,100%@1d"
     assert (folder / "app-1.0.0").read_bytes() == DATA

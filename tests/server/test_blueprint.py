@@ -208,7 +208,7 @@ def test_an_update_document_is_signed_and_asked_for_anew_each_time(client, key, 
     ("path", "status", "text"),
     [
         ("updates/nightly/any", 404, b"Channel nightly not found"),
-        ("updates/stable/cpm-z80", 404, b"Platform cpm-z80 not found"),
+        ("releases/1.0.0?platform=linux-x86_64", 404, b"Version 1.0.0 not found"),
         ("updates/Stable/any", 400, b"Invalid URL: 'Stable' is not the name of a channel"),
         ("updates/stable/%3Cb%3E", 400, b"Invalid URL: '<b>' is not the name of a platform"),
         ("updates/stable", 404, b""),

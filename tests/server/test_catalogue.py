@@ -70,3 +70,45 @@ def test_of_each_version_the_best_build_for_a_platform_is_found():
     assert list(snapshot.placed("beta", "any")) == []
     assert snapshot.channels == {"stable"}
     assert snapshot.platforms == {"any", "macos-arm64", "macos-universal", "linux-x86_64"}
+
+
+@pytest.mark.parametrize(
+    ("state", "placed", "found"),
+    [
+        ("draft", "1.0.0", "1.0.0"),
+        ("live", "1.0.0 for linux-x86_64", "1.0.0 for linux-x86_64"),
+        ("paused", "1.0.0 for linux-x86_64", "1.0.0 for linux-x86_64"),
+        ("withdrawn", "1.0.0 for linux-x86_64", None),
+    ],
+)
+def test_a_build_hides_the_one_for_all_platforms_unless_it_is_a_draft(state, placed, found):
+    build = release("1.0.0", state=ReleaseState(state), platform="linux-x86_64")
+    snapshot = Snapshot([release("1.0.0"), build])
+    assert [str(each) for each in snapshot.placed("stable", "linux-x86_64")] == [placed]
+    if found:
+        assert str(snapshot.find("1.0.0", "linux-x86_64")) == found
+    else:
+        with pytest.raises(VersionNotFoundError):
+            snapshot.find("1.0.0", "linux-x86_64")
+
+
+def test_what_is_found_stands_in_the_channel():
+    snapshot = Snapshot([release("1.0.0"), release("1.0.0", channel="beta", platform="linux-x86_64")])
+    assert snapshot.find("1.0.0", "linux-x86_64").platform == "any"
+    assert snapshot.find("1.0.0", "linux-x86_64", "beta").platform == "linux-x86_64"
+    with pytest.raises(VersionNotFoundError):
+        snapshot.find("1.0.0", "any", "beta")
+
+
+def test_a_build_is_found_by_its_platform_in_whatever_channel_it_is():
+    snapshot = Snapshot(
+        [
+            release("1.0.0", channel="beta", platform="linux-x86_64"),
+            release("1.0.0", state=ReleaseState.DRAFT),
+            release("2.0.0"),
+        ]
+    )
+    assert snapshot.build("1.0.0", "linux-x86_64").platform == "linux-x86_64"
+    for version, platform in (("1.0.0", "any"), ("2.0.0", "linux-x86_64")):
+        with pytest.raises(VersionNotFoundError):
+            snapshot.build(version, platform)

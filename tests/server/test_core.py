@@ -178,9 +178,9 @@ class Changing:
         return self.made
 
 
-def published(version, data: bytes, state=ReleaseState.LIVE, **members):
+def published(version, data: bytes, state=ReleaseState.LIVE, channel="stable", **members):
     moment = datetime(2026, 11, 23, 18, tzinfo=UTC)
-    placement = Placement("stable", state, since=moment, changed=moment)
+    placement = Placement(channel, state, since=moment, changed=moment)
     digest = hashlib.sha256(data).hexdigest()
     return Release(parse_version(version), digest, size=len(data), placements=(placement,), **members)
 
@@ -245,12 +245,47 @@ def test_the_bytes_of_a_catalogues_release_are_hashed_before_they_go_out(kept):
         made.open_release("1.0.0")
 
 
-def test_the_best_build_for_a_platform_is_opened(kept):
+def test_the_build_that_is_named_is_opened_and_no_other(kept):
     builds = published("1.0.0", b"any"), published("1.0.0", b"linux", platform="linux-x86_64")
     made = kept({"1.0.0": b"any", "1.0.0@linux-x86_64": b"linux"}, Changing(*builds))
-    for platform, data in ((None, b"any"), ("linux-x86_64", b"linux"), ("windows-arm64", b"any")):
+    for platform, data in ((None, b"any"), ("linux-x86_64", b"linux"), ("any", b"any")):
         with made.open_release("1.0.0", platform)[1] as file:
             assert file.read() == data
+    with pytest.raises(VersionNotFoundError):
+        made.open_release("1.0.0", "windows-arm64")
+
+
+@pytest.mark.parametrize(
+    ("channel", "state", "found"),
+    [
+        ("stable", ReleaseState.LIVE, b"linux"),
+        ("stable", ReleaseState.PAUSED, b"linux"),
+        ("stable", ReleaseState.DRAFT, b"any"),
+        ("stable", ReleaseState.WITHDRAWN, None),
+        ("beta", ReleaseState.LIVE, b"any"),
+    ],
+)
+def test_hash_and_file_of_a_version_are_those_of_one_build_in_the_configured_channel(publish, channel, state, found):
+    builds = (
+        published("1.0.0", b"any"),
+        published("1.0.0", b"linux", state, channel=channel, platform="linux-x86_64"),
+        published("2.0.0", b"two", channel="beta"),
+    )
+    contents = {"1.0.0": b"any", "1.0.0@linux-x86_64": b"linux", "2.0.0": b"two"}
+    settings = {"versions": None, "catalogue": Changing(*builds), "platform": "linux-x86_64"}
+    made = Core(Config(**publish(contents) | settings))
+    for version, data in (("1.0.0", found), ("2.0.0", None)):
+        if data is None:
+            for ask in (made.hash_document, made.open_release):
+                with pytest.raises(VersionNotFoundError):
+                    ask(version)
+            assert made.release_file(version) is None
+        else:
+            release, file = made.open_release(version)
+            with file:
+                assert file.read() == data
+            assert json.loads(made.hash_document(version).body)["hash"] == release.sha256
+            assert made.release_file(version) == made.storage.path(release)
 
 
 def test_a_url_is_the_catalogue_of_its_database(kept, tmp_path):

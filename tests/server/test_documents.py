@@ -9,7 +9,7 @@ from patchify.errors import PlaceNotFoundError
 from patchify.keys import SigningKey, decode_signature
 from patchify.messages import Rollout, UpdateDocument
 from patchify.releases import MOST_NOTES, Placement, Release, ReleaseState, Schedule
-from patchify.server import Config
+from patchify.server import Config, documents
 from patchify.server.catalogue import Snapshot
 from patchify.server.documents import MOST_BYTES, Issuer
 from patchify.versions import parse_version
@@ -80,7 +80,7 @@ def test_a_document_says_all_that_a_client_needs(key):
                 "size": 5,
                 "sha256": hashlib.sha256(b"1.0.0").hexdigest(),
                 "format": "file",
-                "path": "releases/1.0.0",
+                "path": "releases/1.0.0?platform=any",
                 "published": "2026-11-23T18:00:00Z",
                 "notes": "",
                 "critical": False,
@@ -109,13 +109,15 @@ def test_a_document_is_signed_once_and_anew_at_each_quarter_of_its_life():
 
 
 @pytest.mark.parametrize("life", [1, 7, 168])
-def test_no_document_is_served_that_is_older_than_a_quarter_of_its_life(life):
-    server = Server(release("1.0.0"), document_life=life)
+@pytest.mark.parametrize("revision", [REVISION, None])
+def test_no_document_is_served_that_is_older_than_a_quarter_of_its_life(life, revision):
+    server = Server(release("1.0.0"), document_life=life, revision=revision)
     for minutes in range(0, 60 * 24 * 5, 37):
         server.now = MOMENT + timedelta(minutes=minutes)
         document = server.ask()
         assert document.issued <= server.now < document.issued + timedelta(hours=life) / 4
         assert document.expires - document.issued == timedelta(hours=life)
+        assert document.serial <= REVISION + minutes * 60_000
 
 
 def test_all_workers_sign_the_same_bytes_whenever_they_are_asked():
@@ -167,9 +169,20 @@ def test_a_clock_that_is_put_back_gives_a_document_of_then():
     assert server.ask().issued == MOMENT + 2 * HOUR
 
 
-def test_without_a_revision_the_serial_is_the_time_of_issue():
-    server = Server(release("1.0.0"), revision=None, now=MOMENT + 5 * HOUR)
-    assert server.ask().serial == int(server.ask().issued.timestamp()) * 1000
+@pytest.mark.parametrize("minutes", [0, 59, 60, 179, 180, 181])
+def test_without_a_revision_the_serial_is_the_hour_whatever_the_life(minutes):
+    now = MOMENT + timedelta(minutes=minutes)
+    servers = [Server(release("1.0.0"), revision=None, document_life=life, now=now) for life in (1, 5, 168, 8784)]
+    documents = [each.ask() for each in servers]
+    hour = MOMENT + timedelta(hours=minutes // 60)
+    assert {each.serial for each in documents} == {int(hour.timestamp()) * 1000}
+    assert len({each.issued for each in documents[1:]}) == 3
+    for server, document in zip(servers, documents, strict=True):
+        assert server.ask() == document
+        server.now = MOMENT + timedelta(hours=9)
+        assert server.ask().serial == int(server.now.timestamp()) * 1000
+        server.now = now
+        assert server.ask() == document
 
 
 def test_of_those_who_ask_at_once_one_signs(monkeypatch):
@@ -197,10 +210,33 @@ def test_a_channel_or_platform_that_nothing_is_in_is_not_there():
     server = Server(release("1.0.0", platform="plan9-mips"))
     with pytest.raises(PlaceNotFoundError, match=r"^Channel nightly not found$"):
         server.ask("nightly")
-    with pytest.raises(PlaceNotFoundError, match=r"^Platform cpm-z80 not found$"):
-        server.ask("stable", "cpm-z80")
     assert server.offered("stable", "plan9-mips") == ["1.0.0"]
     assert server.offered("stable", "windows-arm64") == []
+
+
+def test_every_platform_gets_what_runs_everywhere():
+    server = Server(
+        release("1.0.0"), release("2.0.0", platform="macos-universal"), release("3.0.0", platform="linux-x86_64")
+    )
+    for platform in ("linux-riscv64", "freebsd-x86_64", "cpm-z80"):
+        document = server.ask("stable", platform)
+        assert document.platform == platform
+        assert [str(each.version) for each in document.releases] == ["1.0.0"]
+    assert server.offered("stable", "macos-ppc") == ["2.0.0", "1.0.0"]
+
+
+def test_names_that_anybody_makes_up_cost_little(monkeypatch):
+    monkeypatch.setattr(documents, "_MOST_RARE", 3)
+    composed, choose = [], documents.choose
+    monkeypatch.setattr(documents, "choose", lambda offers: composed.append(offers) or choose(offers))
+    server = Server(release("1.0.0"), release("1.0.0", platform="linux-x86_64"))
+    known = server.issuer.update("stable", "linux-x86_64"), server.issuer.update("stable", "any")
+    made_up = [server.issuer.update("stable", f"made-up{number}") for number in range(10)]
+    assert len(composed) == 2
+    assert [len(each) for each in (server.issuer._rare, server.issuer._updates, server.issuer._places)] == [3, 2, 2]
+    assert server.issuer.update("stable", "made-up9") is made_up[9]
+    assert server.issuer.update("stable", "made-up0") == made_up[0]
+    assert known == (server.issuer.update("stable", "linux-x86_64"), server.issuer.update("stable", "any"))
 
 
 def test_the_configured_channel_is_there_before_anything_is_published():
@@ -216,8 +252,8 @@ def test_the_path_leads_to_just_this_build_whatever_platform_the_server_is_for()
         server = Server(*builds, platform=default)
         for asked in ("any", "linux-x86_64", "windows-arm64"):
             (offer,) = server.ask("stable", asked).releases
-            named = offer.path.partition("?platform=")[2] or default
-            assert server.issuer.snapshot.find("1.0.0", named).sha256 == offer.sha256
+            named = offer.path.removeprefix("releases/1.0.0?platform=")
+            assert server.issuer.snapshot.build("1.0.0", named).sha256 == offer.sha256
 
 
 # What ----------------------------------------------------------------------------------------------------------------
@@ -248,6 +284,22 @@ def test_what_is_withdrawn_is_told_latest_first_for_every_build_that_runs_there(
         "1.0.0 " + hashlib.sha256(b"1.0.0").hexdigest()[:2],
         "1.0.0 ab",
     ]
+
+
+def test_what_is_offered_is_not_told_to_be_withdrawn_though_its_bytes_were_under_another_name():
+    server = Server(
+        release("1.0.0", state="withdrawn"),
+        release("2.0.0-rc.1", state="withdrawn", sha256="ab" * 32),
+        release("2.0.0", sha256="ab" * 32),
+    )
+    assert [str(each.version) for each in server.ask().withdrawn] == ["1.0.0"]
+    assert server.offered() == ["2.0.0"]
+
+
+def test_a_critical_release_is_offered_whatever_its_percentage():
+    server = Server(release("2.0.0"), release("2.0.1", rollout="0", critical=True))
+    assert server.offered() == ["2.0.1"]
+    assert str(Server(release("2.0.0", rollout="0", critical=True, state="paused")).issuer.latest()[0]) == "0.0.0"
 
 
 def test_a_hundred_withdrawn_releases_are_told_at_most_the_latest_ones():
@@ -285,7 +337,7 @@ def test_the_latest_version_is_the_newest_that_every_cohort_may_have():
         release("1.0.0"),
         release("2.0.0", rollout="10,100@1d"),
         release("3.0.0", state="paused"),
-        release("4.0.0", rollout="0", critical=True),
+        release("4.0.0", rollout="0"),
         release("5.0.0", "beta"),
         release("6.0.0", platform="linux-x86_64"),
     )
@@ -294,7 +346,7 @@ def test_the_latest_version_is_the_newest_that_every_cohort_may_have():
     assert server.issuer.latest()[1] is server.issuer.latest()[1]
     server.now = MOMENT + 24 * HOUR
     assert str(server.issuer.latest()[0]) == "2.0.0"
-    assert str(Server(release("1.0.0"), release("1.1.0", rollout="1", critical=True)).issuer.latest()[0]) == "1.1.0"
+    assert str(Server(release("1.0.0"), release("1.1.0", rollout="0", critical=True)).issuer.latest()[0]) == "1.1.0"
     assert str(Server(release("6.0.0", platform="linux-x86_64"), platform="linux-x86_64").issuer.latest()[0]) == "6.0.0"
 
 

@@ -98,7 +98,7 @@ def test_the_snapshot_is_in_order_and_the_same_until_something_changes(catalogue
 def test_a_release_is_replaced_and_removed(catalogue):
     put(catalogue, release(channels=("stable", "beta")))
     put(catalogue, release(channels=("beta",)))
-    assert [each.channel for each in catalogue.snapshot().find("1.0.0").placements] == ["beta"]
+    assert [each.channel for each in catalogue.snapshot().find("1.0.0", channel="beta").placements] == ["beta"]
     with catalogue.transaction() as transaction:
         transaction.remove(release())
         assert transaction.releases() == {}
