@@ -1,7 +1,8 @@
 """What the commands of publishing have in common: exit statuses, options, and how they speak.
 
-Exit status: 0, it is done; 1, it was refused, and nothing was changed; 2, the command was called wrongly; 3, it could
-not be done now, and the same command may succeed later. What programs read goes to stdout, all else to stderr.
+Exit status: 0, it is done; 1, it was refused, and nothing was changed but what stderr says; 2, the command was called
+wrongly; 3, it could not be done now, and the same command may succeed later. What programs read goes to stdout, all
+else to stderr.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Stepping stones: what clients that are below the floor of a release go to first.
 
 Who runs on which platform is not known here: all platforms that there are builds for are looked at, each by itself,
-as each client is offered the best build for its own.
+as each client is offered the best build for its own, as `patchify.server.catalogue.Snapshot.placed` has it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Stones:
 
     def __init__(self, releases: Iterable[Release], channel: str) -> None:
         self._channel = channel
-        self._placed = [each for each in releases if each.placed(channel)]
+        self._published = [each for each in releases if _state(each, channel) not in (None, ReleaseState.DRAFT)]
         self._offered: dict[str, list[Release]] = {}  # by platform: of each version the best build, the lowest first
 
     def platforms(self, release: Release) -> list[str]:
         """Return the platforms of clients that a release may be for."""
-        found = {release.platform, *(each.platform for each in self._placed)}
+        found = {release.platform, *(each.platform for each in self._published)}
         return sorted(each for each in found if release.platform in fallbacks(each))
 
     def to(self, release: Release, platform: str) -> Iterator[Release]:
@@ -50,18 +50,13 @@ class Stones:
             return []
         platforms = self.platforms(release)
         without = [each for each in platforms if next(self.to(release, each), None) is None]
-        older = [each for each in without if self._has_below(release.floor, each)]
+        older = [each for each in without if any(one.version < release.floor for one in self._offered_to(each)[:1])]
         return older or ([release.platform] if without == platforms else [])
-
-    def _has_below(self, floor: Version, platform: str) -> bool:
-        offered = self._offered_to(platform)
-        stop = bisect_left(offered, floor, key=_version)
-        return any(_state(offered[each], self._channel) is not ReleaseState.DRAFT for each in range(stop))
 
     def _offered_to(self, platform: str) -> list[Release]:
         if platform not in self._offered:
             suitable = fallbacks(platform)
-            builds = [each for each in self._placed if each.platform in suitable]
+            builds = [each for each in self._published if each.platform in suitable]
             builds.sort(key=lambda each: suitable.index(each.platform), reverse=True)
             best = {str(each.version): each for each in builds}  # the best one comes last
             self._offered[platform] = sorted(best.values(), key=newest_first)

@@ -115,7 +115,8 @@ def verify(destination: Destination, as_json: bool) -> None:
 def prune(destination: Destination, keep: int | None, dry_run: bool, as_json: bool) -> None:
     """Remove the files that nobody needs: of withdrawn releases, of unknown ones, of uploads that were given up.
 
-    What a floor makes old clients go to first is always kept, and so are drafts and what is paused.
+    What a floor makes old clients go to first is always kept, on each platform up to a version that everybody is
+    offered, and so are drafts and what is paused.
     """
     found = destination.local().prune(keep, dry_run=dry_run)
     if as_json:

@@ -406,6 +406,7 @@ UNREACHABLE = r"could not be reached in stable by clients below its floor 2\.0\.
         ([("1.0.0", {}), ("2.0.0", {"platform": "linux-x86_64"})], {}, "any"),
         ([("1.0.0", {"draft": True}), ("2.0.0", {"platform": "linux-x86_64"})], {}, None),
         ([("1.0.0", {"platform": "linux-x86_64"}), ("1.0.0", {})], {}, "any, linux-x86_64"),
+        ([("1.0.0", {}), ("2.0.0", {}), ("2.0.0", {"platform": "linux-x86_64", "draft": True})], {}, None),
         ([("2.0.0", {"platform": "macos-universal"})], {"platform": "macos-arm64"}, None),
     ],
 )
