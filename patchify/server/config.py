@@ -35,6 +35,7 @@ _NUMBERS = {  # name: the least, the most, what it is
     "read_buffer": (1, None, "size; a whole number of KiB is expected"),
     "document_life": (1, _LONGEST_LIFE, f"time; a whole number of hours from 1 to {_LONGEST_LIFE} is expected"),
     "max_upload": (1, None, "size; a whole number of MiB is expected"),
+    "proxies": (0, None, "number of proxies; a whole number from 0 is expected"),
 }
 _TOKEN = re.compile(r"[A-Za-z0-9_~+=-]{32,}")  # no dot and no slash: a path that is not there is no token
 _LEAST_OF_TOKEN = 32  # characters
@@ -63,6 +64,8 @@ class Config:
             them. Default None: nothing may.
         max_upload: MiB; no larger release is taken over the network. Default 4096.
         reports: Whether reports of clients are taken and counted in the catalogue. Default False.
+        proxies: How many proxies in front of the server set X-Forwarded-For, -Proto and -Host; `create_app` believes so
+            many. Behind fewer a client could give itself any address. Default 0: these headers are not believed.
         stream_threshold: KiB; a body up to this size is read at once and sent in one piece. Default 1000.
         stream_buffer: KiB; size of the pieces of a larger one where the kernel cannot send it. Default 256.
         read_buffer: KiB; how much is read from the disk at once for these pieces. Default 128.
@@ -82,6 +85,7 @@ class Config:
     publish_token: str | os.PathLike[str] | None = field(default=None, repr=False)
     max_upload: int = 4096  # MiB
     reports: bool = False
+    proxies: int = 0
     stream_threshold: int = 1000  # KiB
     stream_buffer: int = 256  # KiB
     read_buffer: int = 128  # KiB

@@ -1,6 +1,8 @@
 import hashlib
+import logging
 
 import pytest
+from flask import request
 
 from patchify.errors import ConfigError
 from patchify.server import core_of, create_app
@@ -45,3 +47,32 @@ def test_the_environment_names_the_file_or_it_is_the_one_in_the_folder(settings,
     settings.unlink()
     with pytest.raises(ConfigError, match=r"^patchify\.toml: cannot be read: No such file"):
         create_app()
+
+
+@pytest.mark.parametrize(
+    ("proxies", "seen"),
+    [
+        (0, ["127.0.0.1", "http", "localhost"]),
+        (1, ["192.0.2.7", "https", "updates.example.com"]),
+        (2, ["198.51.100.1", "https", "updates.example.com"]),
+    ],
+)
+def test_the_headers_of_as_many_proxies_are_believed_as_there_are(settings, proxies, seen):
+    settings.write_text(f"PATCHIFY_PROXIES = {proxies}\n{settings.read_text()}")
+    app = create_app(settings)
+    found = []
+    app.before_request(lambda: found.extend([request.remote_addr, request.scheme, request.host]))
+    headers = {
+        "X-Forwarded-For": "198.51.100.1, 192.0.2.7",
+        "X-Forwarded-Proto": "https, https",
+        "X-Forwarded-Host": "updates.example.com, updates.example.com",
+    }
+    assert app.test_client().get("/api/latest", headers=headers).status_code == 200
+    assert found == seen
+
+
+def test_what_is_logged_is_to_be_seen_where_nobody_set_up_logging(settings, monkeypatch):
+    asked = []
+    monkeypatch.setattr(logging, "basicConfig", lambda **given: asked.append(given["level"]))
+    create_app(settings)
+    assert asked == [logging.INFO]

@@ -77,6 +77,8 @@ def test_the_key_is_in_no_repr():
         ("read_buffer", "128", "'128' is not a size"),
         ("read_buffer", True, "True is not a size"),
         ("max_upload", 0, "0 is not a size; a whole number of MiB"),
+        ("proxies", -1, "-1 is not a number of proxies"),
+        ("proxies", True, "True is not a number of proxies"),
         ("document_life", 0, "0 is not a time; a whole number of hours from 1 to 8784"),
         ("document_life", 8785, "8785 is not a time"),
         ("document_life", 1.5, "1.5 is not a time"),
