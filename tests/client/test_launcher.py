@@ -346,6 +346,7 @@ def test_what_was_withdrawn_while_it_waited_is_dropped_at_the_start(place, serve
     assert place.said() == ["1.0.0"]
     assert place.state().update is None
     assert not place.installer.staged_path(new.sha256).exists()
+    assert "not offered now" not in caplog.text
     assert "version 2.0.0, which was ready, was withdrawn and is dropped" in caplog.text
     assert server.asked == 1
 
@@ -357,6 +358,7 @@ def test_what_is_still_offered_is_put_in_place_and_the_server_was_asked_for_seco
     assert server.asked == 1
     (config,) = server.asked_with
     assert (config.connect_timeout, config.idle_timeout, config.retries) == (3, 3, 0)
+    assert server.transport.closed
 
 
 ORDERS = "kill -USR2 $PPID; sleep 1.5; echo on >> $(dirname $0)/said"
@@ -365,10 +367,21 @@ SECOND_STOPS = "[ $(wc -l < $(dirname $0)/said) = 1 ] && exit; sleep 1.2; kill -
 
 @pytest.mark.parametrize("new", [SECOND_STOPS], indirect=True)
 def test_what_is_not_offered_now_waits_and_is_not_asked_for_again_at_once(place, server, new, caplog):
+    place.config = replace(place.config, least_interval=timedelta())
     server.say()
     assert place.run(restart="at-once", keep_running=True) == -signal.SIGTERM
     assert place.said() == ["1.0.0", "1.0.0"]
     assert place.state().update.phase is Phase.STAGED
+    assert caplog.text.count("version 2.0.0 is ready but not offered now") == 1
+    assert server.asked == 1
+
+
+@pytest.mark.parametrize("new", [ORDERS], indirect=True)
+def test_an_order_that_cannot_be_followed_now_is_answered_once(place, server, new, caplog):
+    place.config = replace(place.config, least_interval=timedelta())
+    server.say()
+    assert place.run(restart="on-signal") == 0
+    assert place.said() == ["1.0.0", "on"]
     assert caplog.text.count("version 2.0.0 is ready but not offered now") == 1
     assert server.asked == 1
 
@@ -418,6 +431,7 @@ def test_a_server_without_update_documents_is_not_asked(place, server, documents
         server.teach()
     assert place.run() == 4
     assert server.asked == times
+    assert "latest" not in server.transport.calls
 
 
 def test_a_version_that_the_program_is_now_kept_from_is_dropped(place, server, new, caplog):
@@ -443,10 +457,21 @@ def test_what_was_held_back_is_judged_anew_after_the_interval_and_not_before(pla
         assert not brings.holds(new)
         assert not brings.allows(place.installer, update)  # the server was asked a moment ago, as it is
         assert server.asked == 1
-        place.installer.save(replace(place.state(), checked=None))
+        place.installer.save(replace(place.state(), checked=None, error="no route"))
         server.say(offered("2.0.0", new.sha256))
         assert brings.allows(place.installer, update)
         assert not brings.holds(new)
+    assert place.state().error == ""
+    brings.close()
+
+
+def test_the_way_back_is_judged_by_the_version_that_runs_now(place, server):
+    before = place.config
+    place.config = replace(before, version="2.0.0")
+    place.stage("1.0.0", program("1.0.0 again"))
+    brings = Supply(place.plan(config=before), replace(before, allow_downgrade=True), child.Ears(takes_usr2=False))
+    with place.installer.lock():
+        assert brings.allows(place.installer, place.state().update)
     brings.close()
 
 
