@@ -276,6 +276,18 @@ def test_whom_a_pause_or_a_withdrawal_keeps_from_a_live_release_is_told_once(run
     assert "Error: changed 2.0.0 in stable; but version 2.0.0 cannot be paused: it is withdrawn in beta" in refused
 
 
+def test_a_pause_warns_only_of_what_it_takes_on_its_own_platform(run, put):
+    put("1.0.0")
+    put("1.0.0", platform="linux-x86_64")
+    put("2.0.0", platform="linux-x86_64")
+    put("3.0.0", floor="2.0.0", force=True)
+    result = run("pause", "2.0.0")
+    assert result.stderr == (
+        "Warning: in stable, clients on linux-x86_64 below the floor of 3.0.0 cannot go there any more: 2.0.0 was the "
+        "last that was live on the way\n"
+    )
+
+
 def test_a_draft_goes_live_below_a_higher_version_by_force(run, put, state):
     put("1.0.0", draft=True)
     put("2.0.0")

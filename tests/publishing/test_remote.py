@@ -375,6 +375,21 @@ def test_releases_are_steered_as_on_the_server_itself(publisher, file, catalogue
         publisher.pause(V1, "beta")
 
 
+def test_what_is_refused_in_part_is_told_over_the_network_as_well(publisher, file, catalogue):
+    publisher.publish(file, Publication(version=V1, draft=True))
+    publisher.publish(file, Publication(version=V1, channel="beta"))
+    with pytest.raises(
+        PublicationError, match=r"^changed 1\.0\.0 in beta; but .* still a draft in stable; only what is"
+    ):
+        publisher.pause(V1)
+    assert catalogue.snapshot().releases[("1.0.0", "any")].placed("beta").state is ReleaseState.PAUSED
+    [live] = publisher.resume(V1, "stable", force=True)
+    assert live.placed("stable").state is ReleaseState.LIVE
+    publisher.resume(V1, "beta")
+    [promoted] = publisher.promote(V1, "beta", "nightly")
+    assert str(promoted.placed("nightly").schedule) == "100%"
+
+
 def test_steering_is_tried_again_as_well(publisher, wire, file, pauses):
     publisher.publish(file, ONE)
     wire.faults = ["refused", answer(503, retry=True)]
