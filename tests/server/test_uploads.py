@@ -209,7 +209,7 @@ def test_a_file_is_sent_in_pieces_and_published(app, ask, send, publish, folder,
     assert [each["channel"] for each in release["channels"]] == ["beta"]
     assert (folder / "app-1.0.0").read_bytes() == DATA
     assert left(folder) == []
-    assert str(core_of(app).catalogue.snapshot().find("1.0.0").version) == "1.0.0"
+    assert str(core_of(app).catalogue.snapshot().find("1.0.0", channel="beta").version) == "1.0.0"
     assert ask("GET", "publications") == (200, {"releases": [release]})
     assert "127.0.0.1 published 1.0.0 in beta" in caplog.text
 
