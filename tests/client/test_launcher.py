@@ -27,6 +27,8 @@ from patchify.errors import (
     UnableToWriteStateError,
 )
 from patchify.keys import SigningKey
+from patchify.reports import Event
+from patchify.versions import parse_version
 from tests.client.fakes import FakeTransport
 from tests.client.offering import document, offered, withdrawn
 from tests.client.test_commands import release
@@ -300,15 +302,16 @@ class Server:
 
     def __init__(self, place: Place, monkeypatch):
         self.place = place
-        self.transport = FakeTransport(SigningKey.from_hex(KEY), {})
+        self.transport, self.post = (FakeTransport(SigningKey.from_hex(KEY), {}) for _ in range(2))
         self.asked_with = []
         monkeypatch.setattr(supply, "Transport", self._transport)
         place.config = replace(place.config, appname="app", platform="linux-x86_64")
 
     def _transport(self, config, pause):
-        if config.retries == config.document_timeout - 5 == 0:  # else it is for reports
-            self.asked_with.append(config)
-            assert not pause(0)
+        assert not pause(0)
+        if config.document_timeout != 5:
+            return self.post  # for reports
+        self.asked_with.append(config)
         return self.transport
 
     @property
@@ -472,6 +475,15 @@ def test_the_way_back_is_judged_by_the_version_that_runs_now(place, server):
     brings = Supply(place.plan(config=before), replace(before, allow_downgrade=True), child.Ears(takes_usr2=False))
     with place.installer.lock():
         assert brings.allows(place.installer, place.state().update)
+    brings.close()
+
+
+def test_what_became_of_a_release_is_sent_at_once(place, server):
+    place.stage("2.0.0", program("2.0.0"))
+    brings = Supply(place.plan(), replace(place.config, reports=True), child.Ears(takes_usr2=False))
+    brings.tell(Event.RUNNING, parse_version("2.0.0"))
+    (batch,) = wait_until(lambda: server.post.reports, "the report")
+    assert [each["event"] for each in batch["reports"]] == ["running"]
     brings.close()
 
 
