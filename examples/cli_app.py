@@ -35,7 +35,9 @@ def main(version: str) -> None:
                 trial_period=timedelta(seconds=settings.get("trial_period", 30)),
             )
         )
-    except (PatchifyError, AttributeError) as error:
+    except AttributeError as error:
+        sys.exit(f"cli-app.toml, or config/cli-app.toml, lacks {error}")
+    except PatchifyError as error:
         sys.exit(f"{settings.get('appname', 'cli-app')}: {error}")
     last = ""
 

@@ -129,7 +129,9 @@ def main(version: str) -> None:
                 trial_period=timedelta(seconds=settings.get("trial_period", 30)),
             )
         )
-    except (PatchifyError, AttributeError) as error:
+    except AttributeError as error:
+        sys.exit(f"notepad: desktop-app.toml in this folder lacks {error}")
+    except PatchifyError as error:
         sys.exit(f"notepad: {error}")
 
     @signals.update_available.connect_via(updater)

@@ -76,7 +76,9 @@ class Schedule:
         for word in text.replace(" ", "").split(","):
             found = _STEP.fullmatch(word)
             if not found or int(found[1]) > 100:
-                raise ValueError(f"{text[:80]!r} is no schedule; write 10, or 10,50@1d,100@3d (m, h, d, w)")
+                raise ValueError(
+                    f"{text[:80]!r} is no schedule; write a percentage up to 100, or 10,50@1d,100@3d (m, h, d, w)"
+                )
             steps.append((int(found[2] or 0) * _UNITS[found[3] or "m"], int(found[1])))
         return cls(tuple(steps))
 

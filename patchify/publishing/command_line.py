@@ -1,8 +1,8 @@
 """What the commands of publishing have in common: exit statuses, options, and how they speak.
 
 Exit status: 0, it is done; 1, it was refused, and nothing was changed but what stderr says; 2, the command was called
-wrongly; 3, it could not be done now, and the same command may succeed later. What programs read goes to stdout, all
-else to stderr.
+wrongly; 3, it could not be done now, and the same command may succeed later; 130, Ctrl-C. What programs read goes to
+stdout, all else to stderr.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from patchify.versions import parse_version
 
 REFUSED = 1
 UNAVAILABLE = 3
+INTERRUPTED = 130  # as a shell has it
 
 
 class Command(click.Command):
@@ -35,6 +36,9 @@ class Command(click.Command):
         """Run it."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted; the same command goes on from there", err=True)
+            ctx.exit(INTERRUPTED)
         except UnavailableError as error:
             raise _Unavailable(str(error)) from error
         except PatchifyError as error:

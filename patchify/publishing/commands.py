@@ -15,6 +15,7 @@ import click
 from semver import Version
 
 from patchify.errors import NotPublishedError, PartlyRefusedError
+from patchify.platforms import KNOWN
 from patchify.publishing import upkeep_commands
 from patchify.publishing.command_line import (
     CHANNEL,
@@ -84,12 +85,23 @@ def publish(destination: Destination, file: Path, rollout: Schedule | None, as_j
     """
     publication = Publication(schedule=rollout, **said)
     publisher = destination.publisher()
+    _tell_of_new_names(publisher, publication)
     with bar("publishing", file.stat().st_size) as progress:
         release = publisher.publish(file, publication, progress)
     if as_json:
         print_json(release.to_json())
     else:
         click.echo(releases_table([release], now(), publication.channel))
+
+
+def _tell_of_new_names(publisher: Publisher, publication: Publication) -> None:
+    """Tell of a channel and a platform that nobody has published to: it may be a slip of the hand."""
+    before = publisher.releases()
+    if before and not any(each.placed(publication.channel) for each in before):
+        click.echo(f"note: the channel {publication.channel!r} is new", err=True)
+    if publication.platform not in KNOWN and publication.platform not in {each.platform for each in before}:
+        known = ", ".join(KNOWN)
+        click.echo(f"note: the platform {publication.platform!r} is new, and none of {known}", err=True)
 
 
 @publishing.command("list", cls=Command)

@@ -63,7 +63,7 @@ class Admission:
         if wait := self._limiter.take(address):
             raise TooManyAttemptsError(wait)
         _log.warning("a wrong token for publishing came from %s", address or "a socket")
-        raise PublishingRefusedError("the token is not the one that the server has (publish_token)", 401)
+        raise PublishingRefusedError("the token (PATCHIFY_TOKEN, --token-file) is not the one that the server has", 401)
 
 
 def _digest(token: str) -> bytes:

@@ -147,6 +147,8 @@ def _load(info: ScriptInfo) -> Core:
         # Flask's message for an import that failed inside the application ends in a traceback.
         reason = f" {error.__context__}" if isinstance(error.__context__, ImportError) else ""
         message = error.format_message().partition("\n")[0].replace("flask --app", "--app")
+        if message.startswith("Could not locate"):
+            message = f"there is no {CONFIG_FILE}: patchify init NAME makes one; or name an application with --app"
         raise click.ClickException(message + reason) from error
     except SystemExit:
         sys.exit(1)  # the application has said what is wrong, and given up in its own way

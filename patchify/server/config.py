@@ -155,6 +155,8 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
             settings = tomllib.load(file)
     except (OSError, ValueError) as error:  # ValueError: no TOML, no UTF-8, or a null character in the path
         reason = error.strerror if isinstance(error, OSError) else error
+        if isinstance(error, FileNotFoundError):
+            reason = "it is not there; `patchify init NAME` makes it, and PATCHIFY_CONFIG names another"
         raise ConfigError(os.fspath(path), f"cannot be read: {reason}") from error
     known = [PREFIX + name.upper() for name in names()]
     unknown = next((key for key in settings if key.startswith(PREFIX) and key not in known), None)

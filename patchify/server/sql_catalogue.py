@@ -7,6 +7,7 @@ releases only when that has changed.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -107,6 +108,7 @@ class SqlCatalogue:
             yield transaction
             if transaction.changed:
                 connection.execute(update(schema.catalogue).values(revision=_following(revision, self._now())))
+        self._looked = -math.inf  # who changes it is to see that at once
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:

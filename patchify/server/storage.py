@@ -7,6 +7,7 @@ folder waits in a folder inside of it, so that one rename brings it to its place
 
 from __future__ import annotations
 
+import errno
 import lzma
 import os
 import stat
@@ -78,6 +79,9 @@ class FolderStorage:
 
     def make_incoming(self) -> Path:
         """Return the folder `incoming`, made if it was not there. Raises `StorageUnavailableError`."""
+        if not self._folder.is_dir():
+            missing = FileNotFoundError(errno.ENOENT, "it is not there; is its disk mounted? mkdir makes it")
+            raise StorageUnavailableError(self._folder, missing)
         try:
             os.makedirs(self.incoming, mode=0o700, exist_ok=True)
         except OSError as error:

@@ -142,7 +142,7 @@ def test_what_comes_through_a_proxy_without_tls_is_refused(server):
 
 def test_a_wrong_token_gets_nowhere(server, build):
     file, _, publication = build
-    with pytest.raises(PublishingRefusedError, match="the token is not the one"):
+    with pytest.raises(PublishingRefusedError, match="is not the one that the server has"):
         RemotePublisher(server.api, TOKEN[:-1]).publish(file, publication)
     assert not (server.releases / f"app-{publication.version}").exists()
     assert TOKEN[:-1] not in server.output()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 
 import pytest
@@ -133,10 +134,27 @@ def test_ctrl_c_leaves_nothing_half_done(run, catalogue, storage, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(type(catalogue), "transaction", interrupted)
-    result = run("publish", "app", "--version", "1.0.0", status=1)
-    assert result.stderr.strip() == "Aborted!"
+    result = run("publish", "app", "--version", "1.0.0", status=130)
+    assert result.stderr.strip() == "interrupted; the same command goes on from there"
     assert list(storage.incoming.iterdir()) == []
     assert list(storage.files()) == []
+
+
+def test_a_folder_of_releases_that_is_not_there_is_not_made_by_publishing(run, storage):
+    shutil.rmtree(storage.folder)
+    result = run("publish", "app", "--version", "1.0.0", status=3)
+    assert "it is not there; is its disk mounted?" in result.stderr
+    assert not storage.folder.exists()
+
+
+def test_new_names_of_channels_and_platforms_are_told_once(run):
+    assert run("publish", "app", "--version", "1.0.0").stderr == ""
+    told = run("publish", "app", "--version", "1.0.0", "--channel", "bta").stderr
+    assert told == "note: the channel 'bta' is new\n"
+    assert run("publish", "app", "--version", "1.0.0", "--channel", "bta").stderr == ""
+    told = run("publish", "app", "--version", "1.0.0", "--platform", "linux").stderr
+    assert told.startswith("note: the platform 'linux' is new, and none of linux-x86_64, ")
+    assert run("publish", "app", "--version", "1.0.0", "--platform", "macos-arm64").stderr == ""
 
 
 def test_progress_is_shown_on_a_terminal_only(monkeypatch):

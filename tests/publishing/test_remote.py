@@ -455,7 +455,7 @@ def test_an_endless_answer_is_not_read_to_its_end(publisher, wire, monkeypatch):
 
 def test_a_wrong_token_is_refused_and_not_shown(wire):
     publisher = RemotePublisher(API, "wrong-" * 8)
-    with pytest.raises(PublishingRefusedError, match="the token is not the one") as caught:
+    with pytest.raises(PublishingRefusedError, match="is not the one that the server has") as caught:
         publisher.releases()
     assert caught.value.status == 401
     assert "wrong-" not in str(caught.value)

@@ -45,7 +45,7 @@ def test_the_environment_names_the_file_or_it_is_the_one_in_the_folder(settings,
     monkeypatch.setenv("PATCHIFY_CONFIG", "")
     assert served(create_app())[1] == b"one"
     settings.unlink()
-    with pytest.raises(ConfigError, match=r"^patchify\.toml: cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=r"^patchify\.toml: cannot be read: it is not there; `patchify init NAME`"):
         create_app()
 
 

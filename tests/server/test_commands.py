@@ -307,7 +307,7 @@ def test_a_plain_application_that_refuses_to_start_is_one_line_and_no_traceback(
 def test_the_program_says_that_it_needs_an_application(tmp_path):
     done = run(SCRIPTS / "patchify", "list", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith("Error: Could not locate a Flask application. Use the '--app' option")
+    assert done.stderr.startswith("Error: there is no patchify.toml: patchify init NAME makes one; or name an app")
     assert done.stderr.count("\n") == 1
 
 

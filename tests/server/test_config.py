@@ -294,7 +294,7 @@ def test_what_is_wrong_in_a_file_is_said(written, text, problem):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"^/.*/none\.toml: cannot be read: No such file or directory$"):
+    with pytest.raises(ConfigError, match=r"^/.*/none\.toml: cannot be read: it is not there; `patchify init"):
         Config.from_file(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match="embedded null byte"):
         Config.from_file("a\0b")

@@ -218,6 +218,13 @@ def test_a_look_sees_the_releases_of_one_moment(url):
     assert versions(catalogue) == ["3.0.0", "2.0.0", "1.0.0"]
 
 
+def test_who_changes_a_catalogue_sees_it_at_once(url):
+    catalogue = SqlCatalogue(url, look_every=3600)
+    catalogue.snapshot()
+    put(catalogue, release())
+    assert versions(catalogue) == ["1.0.0"]
+
+
 def test_while_one_looks_the_others_get_what_was_there_before(url):
     catalogue = SqlCatalogue(url, look_every=0)
     before = catalogue.snapshot()
