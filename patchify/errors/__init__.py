@@ -192,3 +192,6 @@ __all__ = [
     "WrongPlatformError",
     "WrongVersionError",
 ]
+
+for _name in __all__:
+    globals()[_name].__module__ = __name__  # so that a traceback names it as a program imports it
