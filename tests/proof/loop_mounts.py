@@ -20,12 +20,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock
+
 KINDS = ("ext4", "xfs")
 
 _SIZES = {"ext4": 64 * 1024 * 1024, "xfs": 320 * 1024 * 1024}  # bytes; mkfs.xfs makes none below 300 MiB
 _SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, XFS_IOC_GOINGDOWN: _IOR('X', 125, __u32)
 _LOG_FLUSH = 1
 _NO_LOG_FLUSH = 2
+
+_ONE_AT_A_TIME = Path(tempfile.gettempdir(), "patchify-loop-mounts.lock")  # of all processes: loop devices are shared
 
 
 class CrashingFileSystem:
@@ -59,6 +63,7 @@ def crashing_file_system(kind: str, folder: Path, options: str = "") -> Iterator
     image, path = folder / f"{kind}.image", folder / kind
     path.mkdir()
     with contextlib.ExitStack() as undo:
+        undo.enter_context(FileLock(_ONE_AT_A_TIME))
         undo.callback(path.rmdir)
         undo.callback(image.unlink)
         with image.open("wb") as file:
