@@ -84,7 +84,7 @@ def print_updates(folder: Path, rounds: int, size: int) -> None:
     ours = {version: zipapp_of(folder, version, size) for version in ("1.0.0", "2.0.0")}
     contenders = {"ours": ours, "ours, no guardian": ours}
     try:
-        rust = build_rust().client.read_bytes()
+        rust = build_rust(optimised=True).client.read_bytes()
     except RustMissingError as error:
         print(f"the Rust client is not measured: {error}")
     else:

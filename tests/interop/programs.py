@@ -30,13 +30,17 @@ class Rust:
     client: Path
 
 
-def build_rust() -> Rust:
-    """Build them with cargo, unless that is done already. Raises `RustMissingError`."""
+def build_rust(*, optimised: bool = False) -> Rust:
+    """Build them with cargo, unless that is done already; for benchmarks as a release. Raises `RustMissingError`."""
     cargo = shutil.which("cargo")
     if not cargo:
         raise RustMissingError("there is no cargo")
     target = Path(os.environ.get("CARGO_TARGET_DIR") or PACKAGE / "target")
-    command = [cargo, "build", "--release", "--locked", "--quiet", "--target-dir", target]
+    command = [cargo, "build", "--release", "--locked", "--quiet"]
+    if optimised:
+        target /= "optimised"
+        command += ["--config", "profile.release.opt-level=3"]
+    command += ["--target-dir", target]
     built = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, timeout=BUILD_PATIENCE, check=False)
     if built.returncode:
         raise RustMissingError(f"cargo cannot build them:\n{built.stderr[-2000:]}")
