@@ -163,7 +163,9 @@ def _start(stack: contextlib.ExitStack, folder: Path, size: int) -> tuple[dict[s
         missing[NGINX] = "it is not installed"
     try:
         config = {"appname": "app", "releases": releases, "versions": hashes}
-        servers[RUST] = stack.enter_context(RustServer(build_rust(optimised=True).server, config, key, folder / "rust.log"))
+        servers[RUST] = stack.enter_context(
+            RustServer(build_rust(optimised=True).server, config, key, folder / "rust.log")
+        )
     except RustMissingError as error:
         missing[RUST] = str(error)
     return servers, missing
