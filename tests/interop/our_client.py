@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-import threading
+import time
 from datetime import timedelta
 
 from patchify.client import Config, Updater
@@ -22,8 +22,9 @@ def main(version: str) -> None:
     interval = timedelta(seconds=int(seconds))
     updater = Updater(Config(version=version, api=api, key=key, check_on_startup=True, check_interval=interval))
     updater.subscribe(lambda status: print(status, flush=True))
-    stopped = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    ended = []  # no event: a handler that sets one while the same thread begins to wait for it waits for ever
+    signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
     with updater:
-        stopped.wait()
+        while not ended:
+            time.sleep(0.05)
     print(f"stopped {version}", flush=True)
