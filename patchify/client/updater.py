@@ -552,6 +552,7 @@ class Updater:
         try:
             look = self._found = self._look(asked=asked)
         except ConnectionFailedError as error:
+            self._manners.keep_quiet(error)
             _log.warning("not known whether version %s was withdrawn: %s", release.version, error)
             return True
         except PatchifyError as error:

@@ -306,6 +306,17 @@ def test_a_release_that_was_staged_is_put_in_place_when_the_server_cannot_be_ask
     assert "not known whether version 2.0.0 was withdrawn" in caplog.text
 
 
+def test_a_server_that_wants_to_be_left_alone_is_heeded_when_it_is_asked_about_what_is_staged(desk):
+    desk.serve(desk.offer())
+    desk.updater.install()
+    desk.updater.close()
+    desk.transport.once["update"] = ServerBusyError("https://x", 503, 3600)
+    desk.start_anew()
+    desk.updater.start()
+    wait_until(lambda: desk.restarter.launches, "the restart")
+    assert desk.installer.memory().retry_at > datetime.now(UTC) + timedelta(minutes=50)
+
+
 # What a user chooses --------------------------------------------------------------------------------------------------
 
 
