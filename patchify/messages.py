@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 from urllib.parse import unquote
@@ -19,6 +19,7 @@ from urllib.parse import unquote
 from semver import Version
 
 from patchify.errors import InvalidVersionError
+from patchify.forms import Forms, path_of
 from patchify.keys import decode_hex
 from patchify.platforms import parse_platform
 from patchify.releases import MOST_SIZE, parse_channel, parse_time, spell_time
@@ -85,8 +86,9 @@ class OfferedRelease:
     """A release as an update document offers it; see `patchify.releases.Release` for what the attributes mean.
 
     Attributes:
-        path: Where its file is, relative to the address of the API.
+        path: Where its file is, relative to the address of the API; where that is not said, it is by its hash.
         rollout: None if it is for everybody.
+        forms: In which forms it can be had, beside the whole file. Its patches may be steps on the way, too.
     """
 
     version: Version
@@ -99,27 +101,38 @@ class OfferedRelease:
     critical: bool = False
     floor: Version | None = None
     rollout: Rollout | None = None
+    forms: Forms = field(default_factory=Forms)
+
+    @property
+    def basis(self) -> tuple[str, int] | None:
+        """SHA-256 and size (bytes) of what its patches make; None of a folder whose tree is not known."""
+        return self.forms.basis(self.format, self.sha256, self.size)
 
     def to_members(self) -> dict[str, Any]:
-        """Return the members of the JSON object, in their order."""
+        """Return the members of the JSON object, in their order; what goes without saying is not said."""
+        said: dict[str, Any] = {
+            "path": None if self.path == path_of(self.sha256) else self.path,
+            "notes": self.notes,
+            "critical": self.critical,
+            "floor": self.floor and str(self.floor),
+            "rollout": self.rollout and {"percent": self.rollout.percent, "seed": self.rollout.seed},
+        }
         return {
             "version": str(self.version),
             "size": self.size,
             "sha256": self.sha256,
             "format": self.format,
-            "path": self.path,
             "published": spell_time(self.published),
-            "notes": self.notes,
-            "critical": self.critical,
-            "floor": self.floor and str(self.floor),
-            "rollout": self.rollout and {"percent": self.rollout.percent, "seed": self.rollout.seed},
+            **{name: value for name, value in said.items() if value},
+            **self.forms.to_json(),
         }
 
     @classmethod
     def parse(cls, members: object) -> Self:
         """Read verified members. Raises `MalformedDocumentError`."""
         found = _members(members, "release")
-        path = _text(found, "path")
+        sha256 = _sha256(found, "sha256")
+        path = _text(found, "path") if "path" in found else path_of(sha256)
         steps = unquote(path.partition("?")[0]).split("/")
         if not _PATH.fullmatch(path) or any(set(step) <= {"."} or "\\" in step for step in steps):
             raise MalformedDocumentError(f"path is {path!r:.80}, not one below the address of the API")
@@ -127,14 +140,15 @@ class OfferedRelease:
         return cls(
             version=_version(found.get("version")),
             size=_whole(found, "size", 1, MOST_SIZE),
-            sha256=_sha256(found, "sha256"),
+            sha256=sha256,
             format=_text(found, "format"),
             path=path,
             published=_time(found, "published"),
-            notes=_text(found, "notes"),
-            critical=_truth(found, "critical"),
+            notes=_text(found, "notes") if "notes" in found else "",
+            critical=_truth(found, "critical") if "critical" in found else False,
             floor=None if floor is None else _version(floor),
             rollout=None if rollout is None else _rollout(_members(rollout, "rollout")),
+            forms=_forms(found),
         )
 
 
@@ -302,6 +316,13 @@ def _named(members: dict[str, Any], key: str, parse: Callable[[str], str]) -> st
         return parse(_text(members, key))
     except ValueError as error:
         raise MalformedDocumentError(f"{key}: {error}") from error
+
+
+def _forms(members: dict[str, Any]) -> Forms:
+    try:
+        return Forms.from_json(members)
+    except ValueError as error:
+        raise MalformedDocumentError(str(error)) from error
 
 
 def _rollout(members: dict[str, Any]) -> Rollout:

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from semver import Version
 
+from patchify.forms import Forms
 from patchify.keys import decode_hex
 from patchify.platforms import ANY, parse_platform
 from patchify.versions import parse_version, total_order
@@ -220,6 +221,7 @@ class Release:
         critical: Whether staged rollout is passed by.
         floor: The oldest version that may go straight to it; older ones go to that version first. None: all may.
         placements: Where it stands, by channel.
+        forms: In which forms it can be had, beside the whole file.
     """
 
     version: Version
@@ -232,6 +234,7 @@ class Release:
     critical: bool = False
     floor: Version | None = None
     placements: tuple[Placement, ...] = ()
+    forms: Forms = field(default_factory=Forms)
 
     @property
     def name(self) -> tuple[str, str]:
@@ -240,6 +243,11 @@ class Release:
 
     def __str__(self) -> str:
         return str(self.version) if self.platform == ANY else f"{self.version} for {self.platform}"
+
+    @property
+    def basis(self) -> tuple[str, int] | None:
+        """SHA-256 and size (bytes) of what patches make and apply to; None of a folder whose tree is not known."""
+        return self.forms.basis(self.format, self.sha256, self.size)
 
     def placed(self, channel: str) -> Placement | None:
         """Return where it stands in a channel, None if it is not there."""
@@ -264,6 +272,7 @@ class Release:
             "floor": self.floor and str(self.floor),
             "notes": self.notes,
             "channels": [each.to_json() for each in self.placements],
+            "forms": self.forms.to_json(),
         }
 
     @classmethod
@@ -284,6 +293,7 @@ class Release:
             critical=bool(members["critical"]),
             floor=None if members["floor"] is None else parse_version(members["floor"]),
             placements=tuple(Placement.from_json(each) for each in members["channels"]),
+            forms=Forms.from_json(members.get("forms", {})),
         )
 
 

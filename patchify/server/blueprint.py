@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial, wraps
+from io import FileIO
 
 from flask import Blueprint, Flask, Response, current_app, request
 from flask.blueprints import BlueprintSetupState
@@ -107,8 +108,9 @@ def _route(rule: str) -> Callable[[View], View]:
             except InvalidVersionError as error:
                 response = _text(400, f"Invalid URL: Cannot parse `version` with value `{error.text}`: {error.reason}")
             except (ReleaseError, OSError) as error:
-                _log.error("release %s cannot be served: %s", arguments.get("version"), error)
-                signals.emit(signals.release_failed, core_of(current_app), error=error, **arguments)
+                _log.error("%s cannot be served: %s", request.path, error)
+                version = getattr(error, "version", arguments.get("version"))
+                signals.emit(signals.release_failed, core_of(current_app), error=error, version=version)
                 response = _text(500, _FAILURES.get(type(error), "Cannot read release file"))
             if _request_log.isEnabledFor(logging.INFO) and not response.direct_passthrough:  # a stream: when it ends
                 sent = 0 if method == "HEAD" else response.content_length or 0
@@ -164,6 +166,22 @@ def releases(version: str) -> Response:
     except ValueError as error:
         return _text(400, f"Invalid URL: {error}")
     release, file = core.open_release(version, platform)
+    return _send(core, file, release.sha256, version)
+
+
+@_route("/files/<sha256>")
+def files(sha256: str) -> Response:
+    """Answer with the file that has a hash, or a range of it: a release, or one of its forms."""
+    core = core_of(current_app)
+    published, file = core.open_file(sha256)
+    response = _send(core, file, published.sha256, str(published.release.version))
+    if response.status_code < 300:
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    return response
+
+
+def _send(core: Core, file: FileIO, sha256: str, version: str) -> Response:
+    """Return the response that sends a file, and tell of it when it has ended."""
     method, path, started = request.method, request.path, request.environ[_STARTED]
 
     def finish(sent: int) -> None:
@@ -178,7 +196,7 @@ def releases(version: str) -> Response:
         if response.direct_passthrough:
             log_request(method, path, response.status_code, sent, started)
 
-    response = deliver(request, file, release.sha256, core.config, finish)
+    response = deliver(request, file, sha256, core.config, finish)
     if not response.direct_passthrough and response.status_code < 300 and method == "GET":
         finish(response.content_length or 0)
     return response

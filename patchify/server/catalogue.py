@@ -9,18 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 from typing import Protocol, TypeGuard
 
 from semver import Version
 
-from patchify.errors import VersionNotFoundError
+from patchify.errors import PlaceNotFoundError, VersionNotFoundError
 from patchify.platforms import ANY, fallbacks
 from patchify.releases import STABLE, Placement, Release, ReleaseState, newest_first
 from patchify.versions import parse_version
 
 _SEEN = (ReleaseState.LIVE, ReleaseState.PAUSED)
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file that may be asked for by its hash: the whole of a release, or one of its forms. The size is in bytes."""
+
+    sha256: str
+    size: int
+    release: Release
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the release as it was published."""
+        return self.sha256 == self.release.sha256
 
 
 class Snapshot:
@@ -66,6 +81,31 @@ class Snapshot:
         if release is None or not any(placement.state in _SEEN for placement in release.placements):
             raise VersionNotFoundError(name)
         return release
+
+    def file(self, sha256: str) -> PublishedFile:
+        """Return the file with this hash, if anybody may have it. Raises `PlaceNotFoundError`."""
+        try:
+            return self._files[sha256]
+        except KeyError:
+            raise PlaceNotFoundError("File", sha256[:64]) from None
+
+    @cached_property
+    def _files(self) -> Mapping[str, PublishedFile]:
+        """The files of `seen`, by their hash."""
+        found: dict[str, PublishedFile] = {}
+        for release in self.seen:
+            for sha256, size in ((release.sha256, release.size), *release.forms.files(release.size)):
+                found.setdefault(sha256, PublishedFile(sha256, size, release))
+        return found
+
+    @cached_property
+    def seen(self) -> tuple[Release, ...]:
+        """The releases that anybody may have in any channel, newest first."""
+        return tuple(
+            release
+            for release in self.releases.values()
+            if any(placement.state in _SEEN for placement in release.placements)
+        )
 
     @cached_property
     def channels(self) -> frozenset[str]:

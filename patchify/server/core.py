@@ -24,7 +24,7 @@ from semver import Version
 from patchify import signals
 from patchify.errors import VersionNotFoundError
 from patchify.releases import Placement, Release, ReleaseState, now
-from patchify.server.catalogue import Catalogue, FixedCatalogue
+from patchify.server.catalogue import Catalogue, FixedCatalogue, PublishedFile
 from patchify.server.config import Config
 from patchify.server.documents import Clock, Issuer, SignedDocument
 from patchify.server.storage import FolderStorage, detect_format
@@ -121,6 +121,16 @@ class Core:
         """
         release = self._found(version) if platform is None else self.catalogue.snapshot().build(version, platform)
         return release, self.storage.open(release)
+
+    def open_file(self, sha256: str) -> tuple[PublishedFile, FileIO]:
+        """Open a release or one of its forms by its hash, known to have the right bytes; the caller closes it.
+
+        Raises:
+            PlaceNotFoundError: there is none with this hash.
+            ReleaseMissingError, ReleaseUnreadableError, ReleaseInvalidError: the file is not as it was published.
+        """
+        file = self.catalogue.snapshot().file(sha256)
+        return file, self.storage.open_file(file)
 
     def _found(self, version: Version | str) -> Release:
         """Return the release that the three answers of the original protocol are about."""

@@ -9,18 +9,20 @@ from __future__ import annotations
 import json
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from semver import Version
 
 from patchify.errors import PlaceNotFoundError
+from patchify.forms import path_of
 from patchify.keys import encode_signature
 from patchify.messages import LatestVersion, OfferedRelease, Rollout, UpdateDocument, VersionHash, WithdrawnRelease
 from patchify.platforms import ANY, KNOWN, fallbacks
 from patchify.releases import Placement, Release, ReleaseState
 from patchify.server.catalogue import Snapshot
+from patchify.server.chains import bases, patches_to, that_fit
 from patchify.server.config import Config
 from patchify.server.offers import Offer, choose
 
@@ -33,6 +35,7 @@ MOST_BYTES = 60 * 1024
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HOUR = timedelta(hours=1)
 _MOST_RARE = 128  # documents for platforms that nothing was built for and that are not in use, as anybody makes up
+_MOST_PATCHES = 16 * 1024  # bytes of JSON, in all
 _MOST_NOTES = 32 * 1024  # bytes of JSON, in all
 _MOST_WITHDRAWN = 100
 _MOST_OF_WITHDRAWN = 12 * 1024  # bytes of JSON; only absurd versions come near
@@ -88,6 +91,7 @@ class Issuer:
         self._updates: dict[tuple[str, str], tuple[_Period, SignedDocument]] = {}
         self._rare: dict[tuple[str, str], tuple[_Period, SignedDocument]] = {}  # in the order in which they were made
         self._latest: tuple[_Period, Version, SignedDocument] | None = None
+        self._bases = bases(snapshot.seen)
 
     def version_hash(self, version: str) -> SignedDocument:
         """Return the answer of ``hashes/<version>``. Raises `InvalidVersionError`, `VersionNotFoundError`."""
@@ -186,9 +190,20 @@ class Issuer:
             releases=tuple(self._offered(offer) for offer in offers),
             withdrawn=tuple(each for each in place.withdrawn if each.sha256 not in offered),
         )
+        document = self._with_patches(document, offers)
         room = min(_MOST_NOTES, MOST_BYTES - len(document.to_bytes()))
         notes = _that_fit([offer.release.notes for offer in offers], room)
         releases = (replace(release, notes=text) for release, text in zip(document.releases, notes, strict=True))
+        return replace(document, releases=tuple(releases))
+
+    def _with_patches(self, document: UpdateDocument, offers: Sequence[Offer]) -> UpdateDocument:
+        """Return a document with as many patches as have room, those of the newest release first."""
+        room = min(_MOST_PATCHES, MOST_BYTES - len(document.to_bytes()))
+        lists = that_fit((patches_to(offer.release, self._bases) for offer in offers), room)
+        releases = (
+            replace(release, forms=replace(release.forms, patches=patches))
+            for release, patches in zip(document.releases, lists, strict=True)
+        )
         return replace(document, releases=tuple(releases))
 
     @staticmethod
@@ -199,11 +214,12 @@ class Issuer:
             size=release.size,
             sha256=release.sha256,
             format=release.format,
-            path=f"releases/{release.version}?platform={release.platform}",  # no character needs to be quoted
+            path=path_of(release.sha256),
             published=release.published or placement.since,
             critical=release.critical,
             floor=release.floor,
             rollout=None if offer.percent == 100 else Rollout(offer.percent, placement.seed),
+            forms=replace(release.forms, patches=()),
         )
 
 

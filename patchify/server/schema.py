@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import groupby
@@ -21,6 +22,7 @@ from sqlalchemy import (
     select,
 )
 
+from patchify.forms import Forms
 from patchify.releases import Placement, Release, ReleaseState, Schedule
 from patchify.versions import parse_version
 
@@ -45,6 +47,7 @@ releases = Table(
     Column("published", BigInteger),  # times are seconds since 1970, which no database and no driver bends
     Column("critical", Boolean, nullable=False),
     Column("floor", String(256)),
+    Column("forms", Text, nullable=False, server_default="{}"),  # JSON of `patchify.forms.Forms`
 )
 
 placements = Table(
@@ -85,6 +88,7 @@ def of_release(release: Release) -> dict[str, Any]:
         "published": None if release.published is None else _seconds(release.published),
         "critical": release.critical,
         "floor": None if release.floor is None else str(release.floor),
+        "forms": json.dumps(release.forms.to_json(), separators=(",", ":")),
     }
 
 
@@ -122,6 +126,7 @@ def to_releases(rows: Iterable[Row[Any]]) -> Iterator[Release]:
             critical=first.critical,
             floor=None if first.floor is None else parse_version(first.floor),
             placements=tuple(_placement(row) for row in found if row.placement_channel is not None),
+            forms=Forms.from_json(json.loads(first.forms)),
         )
 
 

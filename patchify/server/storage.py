@@ -16,6 +16,7 @@ import tarfile
 import threading
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Protocol
@@ -30,10 +31,37 @@ from patchify.errors import (
 from patchify.files import Progress, hash_file, sync_folder
 from patchify.platforms import ANY, parse_platform
 from patchify.releases import Release
+from patchify.server.catalogue import PublishedFile
 from patchify.versions import parse_version
+
+FORMS = ".forms"
+"""The folder, among the releases, of the files that are kept by their hash; see `patchify.forms`."""
 
 _INCOMING = ".incoming"
 _Identity = tuple[int, int, int, int, int]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A file that is to have a hash, and the version that it belongs to."""
+
+    version: str
+    path: Path
+    sha256: str
+
+    def open(self) -> FileIO:
+        """Open it, unbuffered. Raises `ReleaseMissingError`, `ReleaseUnreadableError`."""
+        try:
+            # O_NONBLOCK: a FIFO at that path must not hold the server.
+            descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        except (FileNotFoundError, NotADirectoryError):
+            raise ReleaseMissingError(self.version, self.path) from None
+        except OSError as error:
+            raise ReleaseUnreadableError(self.version, self.path, str(error.strerror)) from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise ReleaseMissingError(self.version, self.path)
+        return FileIO(descriptor)
 
 
 class FolderStorage:
@@ -42,8 +70,8 @@ class FolderStorage:
     def __init__(self, folder: Path, appname: str) -> None:
         self._folder = folder
         self._appname = appname
-        self._found: dict[tuple[str, str], tuple[_Identity, str]] = {}  # by name: which file was hashed last, its hash
-        self._locks: dict[tuple[str, str], threading.Lock] = {}  # one thread hashes, others wait for what it finds
+        self._found: dict[Path, tuple[_Identity, str]] = {}  # which file was hashed last at a path, and its hash
+        self._locks: dict[Path, threading.Lock] = {}  # one thread hashes, others wait for what it finds
 
     @property
     def folder(self) -> Path:
@@ -102,22 +130,39 @@ class FolderStorage:
         except OSError as error:
             raise StorageUnavailableError(path, error) from error
 
+    def form_path(self, sha256: str) -> Path:
+        """Return where the form of a release with this hash is, or should be."""
+        return self._folder / FORMS / sha256
+
     def check(self, release: Release, progress: Progress | None = None) -> None:
         """Hash the file of ``release`` and remember it as checked.
 
         Raises:
             ReleaseMissingError, ReleaseUnreadableError, ReleaseInvalidError: naming version and path.
         """
-        with self._open(release) as file:
-            self._verify(release, file, progress)
+        wanted = self._of_release(release)
+        with wanted.open() as file:
+            self._verify(wanted, file, progress)
 
     def open(self, release: Release) -> FileIO:
         """Open the file of ``release``, which is the checked one; the caller closes it. Raises as `check`."""
-        file = self._open(release)
+        return self._open(self._of_release(release))
+
+    def open_file(self, file: PublishedFile) -> FileIO:
+        """Open the whole file of a release or one of its forms, as `open` does. Raises as `check`."""
+        if file.whole:
+            return self.open(file.release)
+        return self._open(_Wanted(str(file.release.version), self.form_path(file.sha256), file.sha256))
+
+    def _of_release(self, release: Release) -> _Wanted:
+        return _Wanted(str(release.version), self.path(release), release.sha256)
+
+    def _open(self, wanted: _Wanted) -> FileIO:
+        file = wanted.open()
         try:
-            if self._found.get(release.name) != (self._identity(file), release.sha256):
-                with self._locks.setdefault(release.name, threading.Lock()):
-                    self._verify(release, file)
+            if self._found.get(wanted.path) != (self._identity(file), wanted.sha256):
+                with self._locks.setdefault(wanted.path, threading.Lock()):
+                    self._verify(wanted, file)
                 file.seek(0)
         except BaseException:
             file.close()
@@ -134,34 +179,20 @@ class FolderStorage:
             return None
         return None if rest == path.name or (at and platform == ANY) else name
 
-    def _open(self, release: Release) -> FileIO:
-        path = self.path(release)
-        try:
-            # O_NONBLOCK: a FIFO at that path must not hold the server.
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        except (FileNotFoundError, NotADirectoryError):
-            raise ReleaseMissingError(str(release.version), path) from None
-        except OSError as error:
-            raise ReleaseUnreadableError(str(release.version), path, str(error.strerror)) from error
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise ReleaseMissingError(str(release.version), path)
-        return FileIO(descriptor)
-
-    def _verify(self, release: Release, file: FileIO, progress: Progress | None = None) -> None:
-        identity, found = self._found.get(release.name, (None, ""))
+    def _verify(self, wanted: _Wanted, file: FileIO, progress: Progress | None = None) -> None:
+        identity, found = self._found.get(wanted.path, (None, ""))
         if identity != self._identity(file):  # a file that was found wrong is not hashed anew for each request, either
             identity = self._identity(file)
             try:
                 found = hash_file(file, progress)
             except OSError as error:
-                raise ReleaseUnreadableError(str(release.version), self.path(release), str(error.strerror)) from error
+                raise ReleaseUnreadableError(wanted.version, wanted.path, str(error.strerror)) from error
             if identity != self._identity(file):
                 found = "none: it changes while it is read"
             else:
-                self._found[release.name] = (identity, found)
-        if found != release.sha256:
-            raise ReleaseInvalidError(str(release.version), self.path(release), expected=release.sha256, found=found)
+                self._found[wanted.path] = (identity, found)
+        if found != wanted.sha256:
+            raise ReleaseInvalidError(wanted.version, wanted.path, expected=wanted.sha256, found=found)
 
     @staticmethod
     def _identity(file: FileIO) -> _Identity:

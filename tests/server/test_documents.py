@@ -1,11 +1,13 @@
 import hashlib
 import json
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from patchify.errors import PlaceNotFoundError
+from patchify.forms import Compressed, Forms, Patch, Segments, Tree
 from patchify.keys import SigningKey, decode_signature
 from patchify.messages import Rollout, UpdateDocument
 from patchify.releases import MOST_NOTES, Placement, Release, ReleaseState, Schedule
@@ -68,10 +70,8 @@ def test_a_document_says_all_that_a_client_needs(key):
                 "size": 5,
                 "sha256": hashlib.sha256(b"2.0.0+b1").hexdigest(),
                 "format": "tar.gz",
-                "path": "releases/2.0.0+b1?platform=linux-x86_64",
                 "published": "2026-11-23T18:00:00Z",
                 "notes": "*new*",
-                "critical": False,
                 "floor": "1.0.0",
                 "rollout": {"percent": 10, "seed": "5eed"},
             },
@@ -80,12 +80,7 @@ def test_a_document_says_all_that_a_client_needs(key):
                 "size": 5,
                 "sha256": hashlib.sha256(b"1.0.0").hexdigest(),
                 "format": "file",
-                "path": "releases/1.0.0?platform=any",
                 "published": "2026-11-23T18:00:00Z",
-                "notes": "",
-                "critical": False,
-                "floor": None,
-                "rollout": None,
             },
         ],
         "withdrawn": [{"version": "1.5.0", "sha256": hashlib.sha256(b"1.5.0").hexdigest()}],
@@ -245,15 +240,9 @@ def test_the_configured_channel_is_there_before_anything_is_published():
         Server(channel="beta").ask("stable")
 
 
-def test_the_path_leads_to_just_this_build_whatever_platform_the_server_is_for():
-    builds = [release("1.0.0", platform=each, sha256=each[0] * 64) for each in ("any", "linux-x86_64")]
-    builds[1] = Release(**{**vars(builds[1]), "sha256": "b" * 64})
-    for default in ("any", "linux-x86_64"):
-        server = Server(*builds, platform=default)
-        for asked in ("any", "linux-x86_64", "windows-arm64"):
-            (offer,) = server.ask("stable", asked).releases
-            named = offer.path.removeprefix("releases/1.0.0?platform=")
-            assert server.issuer.snapshot.build("1.0.0", named).sha256 == offer.sha256
+def test_the_path_leads_to_just_these_bytes():
+    (offer,) = Server(release("1.0.0", platform="linux-x86_64")).ask(platform="linux-x86_64").releases
+    assert offer.path == f"files/{offer.sha256}"
 
 
 # What ----------------------------------------------------------------------------------------------------------------
@@ -320,8 +309,16 @@ def test_notes_are_told_newest_first_until_they_are_too_long():
 
 def test_the_worst_document_is_shorter_than_what_clients_read():
     long = "x" * 240
+    forms = Forms(Segments("5" * 64), Compressed("c" * 64, 5, Segments("5" * 64)), Tree("7" * 64, 5))
+    patches = tuple(Patch(f"{n:064x}", "a" * 64, 5) for n in range(20))
     releases = [
-        release(f"1.{n}.0+{long}", notes="\n" * MOST_NOTES, platform="linux-x86_64", floor=f"1.0.0-{long}")
+        release(
+            f"1.{n}.0+{long}",
+            notes="\n" * MOST_NOTES,
+            platform="linux-x86_64",
+            floor=f"1.0.0-{long}",
+            forms=replace(forms, patches=patches),
+        )
         for n in range(60)
     ]
     gone = [release(f"2.{n}.0+{long}", state="withdrawn") for n in range(200)]
@@ -329,6 +326,9 @@ def test_the_worst_document_is_shorter_than_what_clients_read():
     assert MOST_BYTES - 2000 > len(body) > MOST_BYTES / 2
     document = UpdateDocument.parse(body)
     assert len(document.releases) == 24
+    assert all(replace(each.forms, patches=()) == forms for each in document.releases)
+    assert [len(each.forms.patches) for each in document.releases[:3]] == [16, 16, 16]
+    assert document.releases[-1].forms.patches == ()
     assert 30 < len(document.withdrawn) < 40
 
 

@@ -12,11 +12,14 @@ from patchify.server import fleet_schema, migration, schema
 from patchify.server.sql_catalogue import SqlCatalogue
 from tests.server.test_sql_catalogue import put, release
 
-REVISIONS = ["0001", "0002"]
+REVISIONS = ["0001", "0002", "0003"]
 
 
 def tables(catalogue):
-    return set(inspect(catalogue.engine).get_table_names()) - {"alembic_version"}
+    """Return the columns of all tables."""
+    found = inspect(catalogue.engine)
+    names = set(found.get_table_names()) - {"alembic_version"}
+    return {(name, column["name"]) for name in names for column in found.get_columns(name)}
 
 
 def test_each_step_goes_forward_and_back(catalogue_url):
@@ -59,7 +62,7 @@ def test_the_migrations_make_the_tables_that_the_code_uses(catalogue_url):
 def test_an_older_schema_and_a_newer_one_say_what_to_do(catalogue_url):
     catalogue = SqlCatalogue(catalogue_url)
     catalogue.upgrade(REVISIONS[0])
-    with pytest.raises(CatalogueError, match=r"0001, older than 0002.*patchify migrate"):
+    with pytest.raises(CatalogueError, match=r"0001, older than 0003.*patchify migrate"):
         catalogue.snapshot()
     with pytest.raises(CatalogueError, match="patchify migrate"), catalogue.transaction():
         pass
@@ -88,6 +91,6 @@ def test_a_migration_that_fails_in_the_middle_changes_nothing(catalogue_url):
         connection.exec_driver_sql("CREATE TABLE fleet_installations (id INTEGER)")  # in the way of the third one
     with pytest.raises(Exception, match="fleet_installations"):
         catalogue.upgrade()
-    assert tables(catalogue) == before | {"fleet_installations"}
+    assert tables(catalogue) == before | {("fleet_installations", "id")}
     with catalogue.engine.connect() as connection:
         assert migration.current(connection) == REVISIONS[0]
