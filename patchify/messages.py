@@ -222,6 +222,23 @@ class UpdateDocument:
         )
 
 
+def with_signature(body: bytes, signature: str) -> bytes:
+    """Return a document as a file that carries its signature, for servers that cannot send it as a header.
+
+    The signature, as ``X-Signature`` has it, is the second line; a document is one line.
+    """
+    return body + b"\n" + signature.encode() + b"\n"
+
+
+def split_signature(data: bytes) -> tuple[bytes, str | None]:
+    """Return a document and the signature that the file of `with_signature` carries; None if there is none.
+
+    Neither is to be believed yet.
+    """
+    body, newline, rest = data.partition(b"\n")
+    return (body, rest.decode("ascii", "replace").strip()) if newline and rest.strip() else (data, None)
+
+
 def _render(members: dict[str, Any]) -> bytes:
     return json.dumps(members, separators=(",", ":"), ensure_ascii=False).encode()
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from patchify.messages import LatestVersion, MalformedDocumentError, VersionHash
+from patchify.messages import LatestVersion, MalformedDocumentError, VersionHash, split_signature, with_signature
 from patchify.versions import parse_version
 
 HASH = "ab" * 32
@@ -124,3 +124,11 @@ def test_no_depth_of_nesting_gets_past_the_error(depth):
 def test_a_hash_document_is_refused(body, problem):
     with pytest.raises(MalformedDocumentError, match=problem):
         VersionHash.parse(body)
+
+
+def test_a_document_carries_its_signature_as_its_second_line():
+    assert with_signature(b'{"a":1}', "AB") == b'{"a":1}\nAB\n'
+    assert split_signature(b'{"a":1}\nAB\n') == (b'{"a":1}', "AB")
+    assert split_signature(b'{"a":1}\r\nAB\r\n') == (b'{"a":1}\r', "AB")  # which no signature belongs to
+    for data in (b'{"a":1}', b'{"a":1}\n', b""):
+        assert split_signature(data) == (data, None)
