@@ -29,6 +29,7 @@ from patchify.errors import (
     StorageUnavailableError,
 )
 from patchify.files import Progress, hash_file, sync_folder
+from patchify.keys import decode_hex
 from patchify.platforms import ANY, parse_platform
 from patchify.releases import Release
 from patchify.server.catalogue import PublishedFile
@@ -122,17 +123,33 @@ class FolderStorage:
         Raises:
             StorageUnavailableError: it may have been moved or not.
         """
-        path = self.path(release)
-        try:
-            os.chmod(staged, 0o644)
-            os.replace(staged, path)
-            sync_folder(self._folder)
-        except OSError as error:
-            raise StorageUnavailableError(path, error) from error
+        _place(staged, self.path(release))
 
     def form_path(self, sha256: str) -> Path:
         """Return where the form of a release with this hash is, or should be."""
         return self._folder / FORMS / sha256
+
+    def forms(self) -> dict[str, Path]:
+        """Return the files that are named as forms, by their hash. Raises `StorageUnavailableError`."""
+        folder = self._folder / FORMS
+        try:
+            with os.scandir(folder) as entries:
+                paths = [Path(entry) for entry in entries if entry.is_file(follow_symlinks=False)]
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise StorageUnavailableError(folder, error) from error
+        return {path.name: path for path in sorted(paths) if decode_hex(path.name, 64) is not None}
+
+    def place_form(self, staged: Path, sha256: str) -> None:
+        """Move a file from `incoming` to where the form with this hash belongs, as `place` does. Raises the same."""
+        path = self.form_path(sha256)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            sync_folder(self._folder)
+        except OSError as error:
+            raise StorageUnavailableError(path.parent, error) from error
+        _place(staged, path)
 
     def check(self, release: Release, progress: Progress | None = None) -> None:
         """Hash the file of ``release`` and remember it as checked.
@@ -198,6 +215,15 @@ class FolderStorage:
     def _identity(file: FileIO) -> _Identity:
         found = os.fstat(file.fileno())
         return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _place(staged: Path, path: Path) -> None:
+    try:
+        os.chmod(staged, 0o644)
+        os.replace(staged, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StorageUnavailableError(path, error) from error
 
 
 # What the bytes are ---------------------------------------------------------------------------------------------------

@@ -17,7 +17,12 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-from patchify.errors import ReleaseInvalidError, ReleaseMissingError, ReleaseUnreadableError
+from patchify.errors import (
+    ReleaseInvalidError,
+    ReleaseMissingError,
+    ReleaseUnreadableError,
+    StorageUnavailableError,
+)
 from patchify.releases import Release
 from patchify.server import storage as storage_module
 from patchify.server.storage import FolderStorage, detect_format
@@ -292,3 +297,51 @@ def test_builds_of_one_version_for_platforms_are_told_apart(storage, tmp_path):
         ("1.0.0", "linux-x86_64"): tmp_path / "app-1.0.0@linux-x86_64",
     }
     assert storage.folder == tmp_path
+
+
+# forms ----------------------------------------------------------------------------------------------------------------
+
+
+def stage(storage, content=b"form"):
+    """Return the path of a staged file with this content, and its hash."""
+    staged = storage.make_incoming() / "staged"
+    staged.write_bytes(content)
+    staged.chmod(0o600)
+    return staged, hashlib.sha256(content).hexdigest()
+
+
+def test_a_form_is_moved_to_a_folder_that_is_made_for_it_and_all_may_read_it(storage):
+    assert storage.forms() == {}
+    staged, sha256 = stage(storage)
+    storage.place_form(staged, sha256)
+    assert not staged.exists()
+    assert storage.forms() == {sha256: storage.form_path(sha256)}
+    assert storage.form_path(sha256).read_bytes() == b"form"
+    assert storage.form_path(sha256).stat().st_mode & 0o777 == 0o644
+    storage.place_form(*stage(storage))  # once more: nothing is in its way
+
+
+def test_a_form_is_durable_and_so_is_its_folder(storage, tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(storage_module, "sync_folder", synced.append)
+    storage.place_form(*stage(storage))
+    assert synced == [tmp_path, tmp_path / ".forms"]
+
+
+def test_only_files_that_are_named_by_a_hash_are_forms(storage, tmp_path):
+    storage.place_form(*stage(storage))
+    found = storage.forms()
+    (tmp_path / ".forms" / "notes").write_bytes(b"")
+    (tmp_path / ".forms" / ("ab" * 32)).mkdir()
+    assert storage.forms() == found
+    assert storage.files() == {("1.0.0", "any"): tmp_path / "app-1.0.0"}
+
+
+def test_a_folder_of_forms_that_cannot_be_used_is_named(storage, tmp_path):
+    staged, sha256 = stage(storage)
+    (tmp_path / ".forms").write_bytes(b"")
+    with pytest.raises(StorageUnavailableError, match=r"\.forms"):
+        storage.place_form(staged, sha256)
+    with pytest.raises(StorageUnavailableError, match=r"\.forms"):
+        storage.forms()
+    assert staged.exists()
