@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import Timeout
 
-from patchify.client.guarding import BY, GO, Charge, is_one_file
+from patchify.client.guarding import BY, GO, NOW, Charge, is_one_file
 from patchify.client.installer import Installer
 from patchify.client.locks import guardian_lock
 from patchify.client.processes import ASKING, MEANT, Process, alike, running
@@ -58,6 +58,8 @@ def main(told: dict[str, Any]) -> None:
     ears = _Ears(process)
     lock = guardian_lock(installer.folder)
     with socket.socket(fileno=charge.descriptor) as line:
+        if not _is_called(line, process):
+            return  # nothing was swapped, and nothing will be
         try:
             lock.acquire(timeout=_LOCK_PATIENCE)
         except Timeout:
@@ -106,6 +108,19 @@ class _Ears:
         # What a supervisor sends to everybody after the program has ended does not explain why that has ended.
         if number in (signal.SIGINT, signal.SIGQUIT) or self._process.alive:
             self._heard = (signal.Signals(number).name, time.monotonic())
+
+
+def _is_called(line: socket.socket, process: Process) -> bool:
+    """Wait until the post is to be taken, and return True, or False if it is not any more."""
+    line.settimeout(1)
+    while True:
+        try:
+            return line.recv(len(NOW)) == NOW
+        except TimeoutError:  # a child that the program has forked meanwhile may keep the other end open
+            if not process.alive:
+                return False
+        except OSError:
+            return False
 
 
 def _hear(line: socket.socket, process: Process) -> bytes:

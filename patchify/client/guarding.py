@@ -1,7 +1,8 @@
 """How a program gets its guardian: a process that is ready before the swap, and outlives the exec.
 
-It is started from the code of the version that is replaced. A PyInstaller program is its own guardian, in another role,
-see the hook in ``patchify._pyinstaller``.
+To start it takes as long as a download on a fast line, so it may be summoned early; it does nothing until it is to take
+its post. It is started from the code of the version that is replaced. A PyInstaller program is its own guardian, in
+another role, see the hook in ``patchify._pyinstaller``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from patchify.errors import UnableToGuardError
 
 VARIABLE = "PATCHIFY_GUARDIAN"  # in the environment of a PyInstaller program that is to be a guardian
 LAUNCHER = "PATCHIFY_RUN"  # in that of a program under `patchify run`: the PID of the launcher, which is its guardian
-GO, BY, NO = b"go", b"by", b"no"  # said to the guardian: the swap was made; others restart; it was not, or was undone
+NOW = b"now"  # said to the guardian: be ready; nothing is to happen before
+GO, BY, NO = b"go", b"by", b"no"  # and then: the swap was made; others restart; it was not, or was undone
 _READY_WITHIN = 60.0  # seconds that a guardian may take to start; a PyInstaller program unpacks itself first
 _BOOT = (
     "import json, sys; told = json.loads(sys.argv[1]); sys.path[:] = told['path'];"
@@ -92,13 +94,49 @@ class Guarded:
             threading.Thread(target=self._process.wait, name="patchify-guardian", daemon=True).start()
 
 
-def guard(
+class Summoned:
+    """A guardian that is starting, or has started and waits to be called."""
+
+    def __init__(self, line: socket.socket, process: subprocess.Popen[bytes], path: Path) -> None:
+        self._line = line
+        self._process = process
+        self._path = path
+
+    def take_post(self) -> Guarded:
+        """Let it be ready, and return when it is.
+
+        Raises:
+            UnableToGuardError: it could not be started. Nothing has happened.
+        """
+        try:
+            self._line.settimeout(_READY_WITHIN)
+            answer = b""
+            with contextlib.suppress(ConnectionError):  # it has ended
+                self._line.sendall(NOW)
+                answer = self._line.recv(5)
+            if not is_one_file():
+                self._process.wait(_READY_WITHIN)  # what is ready is a child of it
+        except (OSError, subprocess.TimeoutExpired) as error:
+            self._line.close()
+            raise UnableToGuardError(self._path, error if isinstance(error, OSError) else str(error)) from error
+        if answer != b"ready":
+            self._line.close()
+            self._process.wait(_READY_WITHIN)
+            raise UnableToGuardError(self._path, f"it ended with status {self._process.returncode} before it was ready")
+        return Guarded(self._line, self._process)
+
+    def dismiss(self) -> None:
+        """Let it end: there will be nothing to watch."""
+        Guarded(self._line, self._process).dismiss()
+
+
+def summon(
     installer: Installer, launch: Launch, *, handover: Handover, pid: int, supervised: bool, patience: float
-) -> Guarded:
-    """Start a guardian, and return when it is ready.
+) -> Summoned:
+    """Start a guardian, and return at once.
 
     Raises:
-        UnableToGuardError: it cannot be started. Nothing has happened.
+        UnableToGuardError: it cannot be started.
     """
     ours, theirs = socket.socketpair()
     charge = Charge(
@@ -115,18 +153,22 @@ def guard(
     try:
         with theirs:
             process = _start(installer, launch, charge)
-        ours.settimeout(_READY_WITHIN)
-        answer = ours.recv(5)
-        if not is_one_file():
-            process.wait(_READY_WITHIN)  # what is ready is a child of it
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
         ours.close()
-        raise UnableToGuardError(installer.path, error if isinstance(error, OSError) else str(error)) from error
-    if answer != b"ready":
-        ours.close()
-        process.wait(_READY_WITHIN)
-        raise UnableToGuardError(installer.path, f"it ended with status {process.returncode} before it was ready")
-    return Guarded(ours, process)
+        raise UnableToGuardError(installer.path, error) from error
+    return Summoned(ours, process, installer.path)
+
+
+def guard(
+    installer: Installer, launch: Launch, *, handover: Handover, pid: int, supervised: bool, patience: float
+) -> Guarded:
+    """Start a guardian, and return when it is ready.
+
+    Raises:
+        UnableToGuardError: it cannot be started. Nothing has happened.
+    """
+    summoned = summon(installer, launch, handover=handover, pid=pid, supervised=supervised, patience=patience)
+    return summoned.take_post()
 
 
 def _start(installer: Installer, launch: Launch, charge: Charge) -> subprocess.Popen[bytes]:

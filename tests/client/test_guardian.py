@@ -14,7 +14,7 @@ import pytest
 from semver import Version
 
 from patchify.client import FileInstaller, Launch, guardian
-from patchify.client.guarding import Charge, guard, is_watching
+from patchify.client.guarding import Charge, guard, is_watching, summon
 from patchify.client.processes import ASKING
 from patchify.client.state import Phase, Release
 from patchify.client.watch import Watch, give_back
@@ -174,16 +174,27 @@ class Installation:
         facts = {"handover": "same", "pid": self.program.pid, "supervised": True, "patience": PATIENCE}
         return guard(self.installer, self.launch, **{**facts, **changes})
 
+    def summon(self):
+        return summon(
+            self.installer, self.launch, handover="same", pid=self.program.pid, supervised=True, patience=PATIENCE
+        )
+
     @property
     def guardian(self) -> int:
         """The PID of the guardian."""
+        (found,) = self.guardians()
+        return found
+
+    def guardians(self) -> list[int]:
+        """Return the PIDs of the guardian, and of what starts it as long as that is there."""
         wanted = (b"patchify.client.guardian", os.fsencode(self.installer.path))
+        found = []
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it has just ended
                 command = (folder / "cmdline").read_bytes()
                 if all(each in command for each in wanted):
-                    return int(folder.name)
-        raise AssertionError("there is no guardian")
+                    found.append(int(folder.name))
+        return found
 
     def swap(self):
         with self.installer.lock():
@@ -281,6 +292,34 @@ def test_a_guardian_that_is_dismissed_goes(installation):
     installation.wait_for_its_end()
     assert installation.installer.path.read_bytes() == OLD
     assert installation.program.poll() is None
+    assert installation.installer.state().update.phase is Phase.STAGED
+
+
+def test_a_guardian_that_is_summoned_early_keeps_nobody_out_until_it_takes_its_post(installation):
+    summoned = installation.summon()
+    wait_until(installation.guardians, "the start of the guardian")
+    assert not is_watching(installation.installer)
+    guarded = summoned.take_post()
+    assert is_watching(installation.installer)
+    installation.swap()
+    guarded.go()
+    guarded.release()
+    installation.end(1)
+    installation.program.wait(PATIENCE)
+    installation.wait_for_its_end()
+    assert installation.installer.path.read_bytes() == OLD
+
+
+@pytest.mark.parametrize("dismissed", [True, False], ids=["dismissed", "orphaned"])
+def test_a_guardian_that_was_summoned_for_nothing_goes(installation, dismissed):
+    summoned = installation.summon()
+    if dismissed:
+        summoned.dismiss()
+    else:
+        summoned._line.close()
+        summoned._process.wait(PATIENCE)
+    wait_until(lambda: not installation.guardians(), "the end of the guardian")
+    assert not is_watching(installation.installer)
     assert installation.installer.state().update.phase is Phase.STAGED
 
 
