@@ -146,6 +146,22 @@ class StorageUnavailableError(UnavailableError):
         self.errno = cause.errno
 
 
+class ExportRefusedError(RejectedError):
+    """A folder is none to export to, or another application's; nothing was changed. Attribute: ``path``."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"nothing is exported to {path}: {problem}")
+        self.path = path
+
+
+class ExportBusyError(UnavailableError):
+    """Another process exports to the folder just now. Attribute: ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"another process exports to {path} just now; try again when it is done")
+        self.path = path
+
+
 class PublishingRefusedError(RejectedError):
     """The server lets nobody publish this way: wrong token, no TLS, not switched on. Attribute: ``status`` (HTTP)."""
 

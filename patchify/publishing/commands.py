@@ -32,6 +32,7 @@ from patchify.publishing.command_line import (
     version_argument,
 )
 from patchify.publishing.destination import Destination, is_editable
+from patchify.publishing.export_command import export
 from patchify.publishing.fleet_command import fleet
 from patchify.publishing.publisher import MOST_PAUSE_AFTER, Publication, Publisher
 from patchify.publishing.stones import missing_since
@@ -53,7 +54,7 @@ def publishing() -> None:
     """Publish releases and steer them."""
 
 
-for _command in (*upkeep_commands.COMMANDS, fleet):
+for _command in (*upkeep_commands.COMMANDS, export, fleet):
     publishing.add_command(_command)
 
 
