@@ -60,6 +60,22 @@ class TooMuchDataError(AnswerError):
         self.limit = limit
 
 
+class DamagedSegmentError(AnswerError):
+    """A segment of a file is another than was signed, however often it is fetched. Attributes: ``segment``, ``offset``.
+
+    Segments count from 0; the offset is that of its first byte.
+    """
+
+    def __init__(self, url: str, *, segment: int, offset: int) -> None:
+        super().__init__(
+            url,
+            f"has other bytes than were signed in its segment {segment}, which begins at byte {offset}, also when they "
+            "are fetched again: the file on the server is damaged, or something on the way changes it",
+        )
+        self.segment = segment
+        self.offset = offset
+
+
 class MissingSignatureError(AnswerError):
     """The answer has no ``X-Signature`` header."""
 
@@ -234,6 +250,16 @@ class FailedHashVerificationError(RejectedError):
         self.version = version
         self.expected = expected
         self.found = found
+
+
+class PatchError(RejectedError):
+    """A patch, or a compressed file, does not make a release. Attributes: ``version``, ``sha256`` (its), ``reason``."""
+
+    def __init__(self, version: str, sha256: str, reason: str) -> None:
+        super().__init__(f"the file {sha256}, of which release {version} was to be made, {reason}")
+        self.version = version
+        self.sha256 = sha256
+        self.reason = reason
 
 
 class WrongVersionError(RejectedError):
