@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from patchify.errors import MissingExtraError, UnsafeArchiveError
 from patchify.files import Progress, sync_folder
@@ -38,7 +38,7 @@ _MOST_STEPS = 1000  # names on the way of a link through other links
 _LATEST = 2**34 * 10**9  # ns, in the year 2514: later times do not fit every file system
 
 
-def unpack(archive: FileIO, target: Path, *, max_bytes: int, progress: Progress) -> None:
+def unpack(archive: BinaryIO, target: Path, *, max_bytes: int, progress: Progress) -> None:
     """Unpack a tar archive, plain or compressed with gz, xz or zstd, into the new folder ``target``; make it durable.
 
     An archive of one top-level folder and nothing else, as ``tar czf app.tgz app/`` makes it, becomes the content of
@@ -48,7 +48,7 @@ def unpack(archive: FileIO, target: Path, *, max_bytes: int, progress: Progress)
     bytecode is looked up by them; owners are not. On any failure ``target`` is removed again.
 
     Args:
-        archive: The archive, unbuffered and seekable.
+        archive: The archive, seekable; a file of the disk unbuffered.
         target: Must not exist; its parent must.
         max_bytes: How long the archive may be when decompressed, headers and padding included.
         progress: Called with the number of bytes of the archive, as it is compressed, that were read so far.
@@ -105,7 +105,7 @@ class _GzipDecompressor:
         return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
 
 
-def _open(archive: FileIO, progress: Progress) -> Iterator[bytes]:
+def _open(archive: BinaryIO, progress: Progress) -> Iterator[bytes]:
     archive.seek(0)
     magic = archive.read(6)
     archive.seek(0)
@@ -131,7 +131,7 @@ def _zstd() -> tuple[Callable[[], _Decompressor], type[Exception]]:
     return zstd.ZstdDecompressor, zstd.ZstdError
 
 
-def _read(archive: FileIO, progress: Progress) -> Iterator[bytes]:
+def _read(archive: BinaryIO, progress: Progress) -> Iterator[bytes]:
     done = 0
     while piece := archive.read(_PIECE):
         done += len(piece)

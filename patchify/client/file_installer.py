@@ -13,7 +13,9 @@ from patchify.client.installer import Fraction, Installer, as_error, ignore
 from patchify.client.points import reach
 from patchify.client.reports import QUEUE
 from patchify.client.restarter import Launch
+from patchify.client.staging import PartFile
 from patchify.client.state import Release
+from patchify.client.ways import Basis
 from patchify.errors import (
     FailedHashVerificationError,
     UnableToBackUpError,
@@ -77,6 +79,22 @@ class FileInstaller(Installer):
         """Return where the previous version with this hash is kept."""
         return self.folder / f"previous-{sha256}"
 
+    def basis(self) -> Basis:
+        """Return the hash and the size of the program. Raises `UnableToReadFileError`."""
+        with as_error(UnableToReadFileError, self.path):
+            return self.installed(), self.path.stat().st_size
+
+    def read_basis(self) -> bytes:
+        """Return the program. Raises `UnableToReadFileError`."""
+        with as_error(UnableToReadFileError, self.path):
+            return self.path.read_bytes()
+
+    def stage_basis(self, release: Release, part: PartFile, made: bytes) -> None:
+        """Stage a file. Raises `FailedHashVerificationError`, `FileOperationError`."""
+        part.cut(0)
+        part.write(made)
+        self.stage(release.version, part, release.sha256)
+
     def _is_placed(self, release: Release) -> bool:
         try:
             return os.path.samefile(self.path, self.staged_path(release.sha256))
@@ -121,12 +139,10 @@ class FileInstaller(Installer):
             self._clone(previous, self.path, points=("putting-back", "put-back"))
 
     def _clean(self, ready: set[str], previous: set[str], downloads: set[str]) -> None:
-        kept = {self.previous_path(each).name for each in previous}
-        kept |= {self.staged_path(each).name for each in ready | downloads}
-        kept |= {f"{self.staged_path(each).name}.part" for each in downloads}
+        kept = {self.previous_path(each).name for each in previous} | downloads
         with contextlib.suppress(OSError):
             for path in self.folder.iterdir():
-                ours = path.name.startswith(("staged-", "previous", ".")) and path.name not in kept
+                ours = path.name.startswith(("staged-", "form-", "previous", ".")) and path.name not in kept
                 if ours and not is_being_written(path, self.memory_path, self.folder / QUEUE):
                     with contextlib.suppress(OSError):
                         path.unlink()

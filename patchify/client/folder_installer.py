@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import errno
 import hashlib
+import io
 import logging
 import os
 import shutil
@@ -18,14 +19,18 @@ import stat
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
+from patchify import trees
 from patchify.client import manifest
 from patchify.client.archive import unpack
 from patchify.client.installer import Fraction, Installer, as_error, ignore
 from patchify.client.points import reach
 from patchify.client.reports import QUEUE
 from patchify.client.restarter import Launch
+from patchify.client.staging import PartFile
 from patchify.client.state import Release
+from patchify.client.ways import Basis
 from patchify.errors import (
     DamagedVersionError,
     FailedHashVerificationError,
@@ -122,6 +127,33 @@ class FolderInstaller(Installer):
         """Return the folder that a version is unpacked to."""
         return self.versions / f"{release.version}-{release.sha256}"
 
+    def basis(self) -> Basis:
+        """Return hash and size of the archive that the program's content gives. Raises `UnableToReadFileError`."""
+        with as_error(UnableToReadFileError, self.path):
+            return trees.measure(self.path, self._own_paths())
+
+    def read_basis(self) -> bytes:
+        """Return that archive. Raises `UnableToReadFileError`."""
+        archive = io.BytesIO()
+        with as_error(UnableToReadFileError, self.path):
+            trees.pack(self.path, archive.write, self._own_paths())
+        return archive.getvalue()
+
+    def stage_basis(self, release: Release, part: PartFile, made: bytes) -> None:
+        """Unpack such an archive. Raises `UnsafeArchiveError`, `UnableToUnpackError`."""
+        part.discard()  # there is nothing to be kept packed
+        self._unpack(io.BytesIO(made), self.version_path(release), min(self._max_unpacked, len(made)))
+
+    def _own_paths(self) -> list[bytes] | None:
+        """Return what in the folder belongs to the program, if that is known: it may have written beside itself."""
+        name = self._current()
+        if name is None:
+            return None
+        try:
+            return manifest.paths(_manifest_of(self.versions / name).read_bytes())
+        except FileNotFoundError:
+            return None
+
     def _make_ready(self, release: Release, staged: Path, progress: Fraction) -> None:
         folder = self.version_path(release)
         with as_error(UnableToReadFileError, folder):
@@ -140,7 +172,7 @@ class FolderInstaller(Installer):
         with contextlib.suppress(OSError):
             staged.unlink()
 
-    def _unpack(self, archive: FileIO, folder: Path, max_bytes: int) -> None:
+    def _unpack(self, archive: BinaryIO, folder: Path, max_bytes: int) -> None:
         draft = self.versions / ".unpacking"
         with as_error(UnableToUnpackError, folder):
             _remove(draft)
@@ -225,7 +257,7 @@ class FolderInstaller(Installer):
         with contextlib.suppress(OSError, UnableToReadFileError):
             keep = ready | previous | {self.installed()}
             for path in self.folder.iterdir():
-                ours = path.name.startswith(("staged-", ".")) and path.name.removesuffix(".part")[7:] not in downloads
+                ours = path.name.startswith(("staged-", "form-", ".")) and path.name not in downloads
                 if ours and not is_being_written(path, self.memory_path, self.folder / QUEUE):
                     _remove(path)
             for path in self.versions.iterdir() if self.versions.is_dir() else ():

@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +42,7 @@ from patchify.client.state import (
     set_aside,
     settle,
 )
+from patchify.client.ways import Basis
 from patchify.errors import (
     FileOperationError,
     NoPreviousVersionError,
@@ -101,6 +102,28 @@ class Installer(ABC):
         """Return where the file at ``path`` is to be found after the swap, if it belongs to the program."""
 
     @abstractmethod
+    def basis(self) -> Basis:
+        """Return what of the program patches apply to, by its hash and size. Raises `UnableToReadFileError`."""
+
+    @abstractmethod
+    def read_basis(self) -> bytes:
+        """Return that itself, which may have become another meanwhile. Raises `UnableToReadFileError`."""
+
+    @abstractmethod
+    def stage_basis(self, release: Release, part: PartFile, made: bytes) -> None:
+        """Stage what patches have made of `read_basis`, which was verified, as if the release had been downloaded.
+
+        Args:
+            release: Which release it is.
+            part: The file that it would have been downloaded to; it is gone afterwards.
+            made: What the patches have made.
+
+        Raises:
+            UnsafeArchiveError: it cannot be unpacked.
+            FailedHashVerificationError, FileOperationError: as `stage`.
+        """
+
+    @abstractmethod
     def _make_ready(self, release: Release, staged: Path, progress: Fraction) -> None:
         """Verify what was downloaded and make it ready to be put in place at any moment, durably."""
 
@@ -118,7 +141,13 @@ class Installer(ABC):
 
     @abstractmethod
     def _clean(self, ready: set[str], previous: set[str], downloads: set[str]) -> None:
-        """Remove, as far as possible, all releases but those with these hashes, and what a crash left."""
+        """Remove, as far as possible, all releases but those with these hashes, and what a crash left.
+
+        Args:
+            ready: Those that wait to be put in place.
+            previous: Those that are kept to go back to.
+            downloads: The names of the files in Patchify's folder that are, or will be, a release that is on its way.
+        """
 
     # Who may ----------------------------------------------------------------------------------------------------------
 
@@ -283,14 +312,26 @@ class Installer(ABC):
             state = self.forget()
         return state
 
-    def part(self, sha256: str) -> PartFile:
-        """Open the file to download to; leftovers of other releases go.
+    def part(self, sha256: str, forms: Iterable[str] = ()) -> PartFile:
+        """Open the file to download a release to; leftovers of others go.
+
+        Args:
+            sha256: Of the release.
+            forms: The hashes of the files that it is to be made of, which stay.
 
         Raises:
             UnableToReadFileError, UnableToCreateDownloadError: it can be tried again.
         """
-        self._tidy(self._known(), downloads={sha256})
+        self._tidy(self._known(), downloads={*self._names(sha256), *(self.form_path(each).name for each in forms)})
         return PartFile(self.folder / f"staged-{sha256}.part")
+
+    def form(self, sha256: str) -> PartFile:
+        """Open the file to download what a release is made of to. Raises `UnableToCreateDownloadError`."""
+        return PartFile(self.form_path(sha256))
+
+    def form_path(self, sha256: str) -> Path:
+        """Return where that file is, until the release is made."""
+        return self.folder / f"form-{sha256}.part"
 
     def is_staged(self, sha256: str) -> bool:
         """Return whether this release is there, whole; its bytes are verified when it is prepared and when swapped.
@@ -475,8 +516,13 @@ class Installer(ABC):
 
     def _tidy(self, state: State, downloads: frozenset[str] | set[str] = frozenset()) -> None:
         ready = {state.update.release.sha256} if state.update else set()
-        self._clean(ready, {each.sha256 for each in state.known}, ready | downloads)
+        names = {name for each in ready for name in self._names(each)}
+        self._clean(ready, {each.sha256 for each in state.known}, names | downloads)
         reach("cleaned")
+
+    def _names(self, sha256: str) -> set[str]:
+        """Return what a release can be called in Patchify's folder before it is put in place."""
+        return {(name := self.staged_path(sha256).name), f"{name}.part"}
 
 
 @contextlib.contextmanager

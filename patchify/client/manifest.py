@@ -75,6 +75,15 @@ def matches(folder: Path, manifest: bytes, progress: Progress, *, used: bool = F
     return None
 
 
+def paths(manifest: bytes) -> list[bytes] | None:
+    """Return what ``manifest`` lists, relative to the folder and without it; None if it is damaged."""
+    _, _, body = manifest.partition(b"\n")
+    if manifest != _head(body) + body:
+        return None
+    found = (unquote_to_bytes(line.rpartition(" ")[2]) for line in body.decode("ascii").splitlines())
+    return [path for path in found if path != b"."]
+
+
 def _head(body: bytes) -> bytes:
     return b"%s %s\n" % (_FORM, hashlib.sha256(body).hexdigest().encode("ascii"))
 
