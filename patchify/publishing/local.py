@@ -30,7 +30,8 @@ from patchify.publishing import retention, staging, steering
 from patchify.publishing.publisher import Publication, check_name
 from patchify.releases import Release, Schedule
 from patchify.server.catalogue import EditableCatalogue
-from patchify.server.storage import FolderStorage, detect_format
+from patchify.server.formats import detect_format
+from patchify.server.storage import FolderStorage
 
 STALE = timedelta(days=1)
 """How long nothing must have been added to an upload before `LocalPublisher.prune` takes it for given up."""

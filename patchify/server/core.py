@@ -27,7 +27,8 @@ from patchify.releases import Placement, Release, ReleaseState, now
 from patchify.server.catalogue import Catalogue, FixedCatalogue, PublishedFile
 from patchify.server.config import Config
 from patchify.server.documents import Clock, Issuer, SignedDocument
-from patchify.server.storage import FolderStorage, detect_format
+from patchify.server.formats import detect_format
+from patchify.server.storage import FolderStorage
 from patchify.versions import parse_version
 
 _log = logging.getLogger(__name__)
