@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 
@@ -26,6 +27,8 @@ _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 class PartFile:
     """A release while it downloads: ``staged-<sha256>.part``, hashed as it grows. What is there already is kept.
+
+    What is changed in the middle, or was there before, is hashed when it is taken up, or in the end.
 
     Attributes:
         size: Bytes that are there.
@@ -54,20 +57,37 @@ class PartFile:
         if free is not None and free < needed:
             raise NotEnoughSpaceError(self._path, needed=needed, free=free)
 
-    def take_up(self, progress: Progress) -> None:
-        """Hash what is there from an earlier attempt, if that was not done. Raises `UnableToReadFileError`."""
+    def take_up(self, progress: Progress, look: Callable[[bytes], None] | None = None) -> None:
+        """Hash what is there from an earlier attempt, if that was not done. Raises `UnableToReadFileError`.
+
+        Args:
+            progress: Called with the bytes that are hashed.
+            look: Called with each block of all that is there, also of what was hashed before.
+        """
+        if look is not None:
+            self._forget()
         try:
             self._file.seek(self._hashed)
-            while block := self._file.read(BLOCK):
+            while block := self._file.read(min(BLOCK, self.size - self._hashed)):
                 self._digest.update(block)
                 self._hashed += len(block)
+                if look is not None:
+                    look(block)
                 progress(self._hashed)
         except OSError as error:
             raise UnableToReadFileError(self._path, error) from error
 
-    def write(self, data: bytes) -> None:
-        """Append. Raises `UnableToWriteDownloadError`; on a full disk what was there is given up, to free the space."""
+    def write(self, data: bytes | memoryview, at: int | None = None) -> None:
+        """Append, or put in the place of what is there from byte ``at`` on.
+
+        Raises:
+            UnableToWriteDownloadError: on a full disk what was there is given up, to free the space.
+        """
+        at = self.size if at is None else at
+        if at < self._hashed:
+            self._forget()
         try:
+            self._file.seek(at)
             rest = memoryview(data)
             while rest:
                 rest = rest[self._file.write(rest) :]
@@ -78,28 +98,34 @@ class PartFile:
                 with contextlib.suppress(OSError):  # keep to whole blocks, of which the digest knows
                     self._file.truncate(self.size)
             raise UnableToWriteDownloadError(self._path, error) from error
-        self._digest.update(data)
-        self.size += len(data)
-        self._hashed = self.size
+        if at == self._hashed:
+            self._digest.update(data)
+            self._hashed += len(data)
+        self.size = max(self.size, at + len(data))
 
-    def clear(self) -> None:
-        """Empty the file, to begin anew. Raises `UnableToWriteDownloadError`."""
+    def cut(self, size: int) -> None:
+        """Keep so many bytes of the beginning, if there are more. Raises `UnableToWriteDownloadError`."""
+        if self.size <= size:
+            return
         try:
-            self._file.seek(0)
-            self._file.truncate()
+            self._file.truncate(size)
         except OSError as error:
             raise UnableToWriteDownloadError(self._path, error) from error
-        self._digest = hashlib.sha256()
-        self._hashed = self.size = 0
+        self.size = size
+        if size < self._hashed:
+            self._forget()
 
     def finish(self, version: str, sha256: str, target: Path) -> None:
         """Make the file durable and give it its name, if its hash is right; otherwise it is removed.
 
         Raises:
             FailedHashVerificationError: its hash is another.
+            UnableToReadFileError: what was not hashed yet cannot be read; it is kept.
             UnableToWriteDownloadError: it cannot be made durable. The kernel may have dropped what it could not
                 write and will not say so again, so the file is not to be trusted and is removed too.
         """
+        if self._hashed < self.size:
+            self.take_up(lambda done: None)
         found = self._digest.hexdigest()
         if found != sha256:
             self.discard()
@@ -128,6 +154,11 @@ class PartFile:
         """Close the file; what is there is kept."""
         with contextlib.suppress(OSError):
             self._file.close()
+
+    def _forget(self) -> None:
+        """Have it hashed anew."""
+        self._digest = hashlib.sha256()
+        self._hashed = 0
 
 
 def _free(folder: Path) -> int | None:

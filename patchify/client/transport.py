@@ -6,24 +6,33 @@ to http. A request that did not get through is repeated with back-off; ``Retry-A
 
 from __future__ import annotations
 
-import email.utils
+import hashlib
 import logging
 import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from http.client import HTTPException
-from typing import Protocol, TypeVar
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from typing import TypeVar
+from urllib.parse import quote, urljoin
 
 import requests
 import urllib3
 
 from patchify import __version__
+from patchify.client.answers import (
+    expect_plain,
+    expect_status,
+    expect_type,
+    length_of,
+    redirected,
+    said_length,
+)
 from patchify.client.config import Config
 from patchify.client.deadline import Deadline, DeadlineAdapter
+from patchify.client.download import FileDownload, Part, ReleaseDownload
 from patchify.client.trust import SignedAnswer
 from patchify.errors import (
+    AnswerError,
     ConnectionFailedError,
     DeadlineExceededError,
     HttpError,
@@ -32,12 +41,11 @@ from patchify.errors import (
     InvalidUrlError,
     MissingDataError,
     RedirectError,
-    ServerBusyError,
     TooMuchDataError,
-    UnexpectedContentTypeError,
     VersionNotFoundError,
 )
-from patchify.messages import BINARY, JSON, SIGNATURE_HEADER
+from patchify.forms import Segments, path_of
+from patchify.messages import BINARY, JSON, SIGNATURE_HEADER, split_signature
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -46,32 +54,15 @@ MAX_REDIRECTS = 5
 BLOCK = 256 * 1024  # bytes read from the network at once
 FIRST_PAUSE = 0.5  # seconds; doubled for each further attempt
 LONGEST_PAUSE = 60.0  # seconds; a server that asks for more is asked again at the next check
-LONGEST_RETRY_AFTER = 24 * 3600.0  # seconds; such answers are not signed, and must not silence a client for years
-_BUSY = frozenset({408, 425, 429})
 _REPEATING = frozenset({307, 308})  # the redirects that leave a request what it is (RFC 9110 section 15.4)
 _FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError, OverflowError)
 
 
-class Part(Protocol):
-    """Where a download goes: it grows at its end, and can be emptied."""
-
-    size: int
-
-    def reserve(self, total: int) -> None:
-        """See whether so many bytes fit. Raises a `FileOperationError`."""
-
-    def take_up(self, progress: Callable[[int], None]) -> None:
-        """Read what is there from an earlier attempt. Raises a `FileOperationError`."""
-
-    def write(self, data: bytes) -> None:
-        """Append. Raises a `FileOperationError`."""
-
-    def clear(self) -> None:
-        """Empty it. Raises a `FileOperationError`."""
-
-
 class Transport:
     """Talks to one update server, one request at a time.
+
+    Attributes:
+        received: Bytes of all bodies so far.
 
     Args:
         config: Address, limits, and perhaps the host's own session.
@@ -85,10 +76,12 @@ class Transport:
         self._config = config
         self._pause = pause
         self._chance = chance
+        self.received = 0
         self._adapter: DeadlineAdapter | None = None
         if config.session is None:
             self._adapter = DeadlineAdapter()
             self._session = requests.Session()
+            self._session.headers.clear()  # what goes without saying need not be sent each time
             self._session.headers["User-Agent"] = f"patchify/{__version__}"
             self._session.mount("http://", self._adapter)
             self._session.mount("https://", self._adapter)
@@ -111,8 +104,11 @@ class Transport:
             return self._retry(lambda: self._document(f"hashes/{_quoted(version)}"))
 
     def update(self, channel: str, platform: str) -> SignedAnswer:
-        """Ask for the update document. Raises as `latest`; `HttpError` with status 404 if there is none."""
-        return self._retry(lambda: self._document(f"updates/{channel}/{platform}"))
+        """Ask for the update document. Raises as `latest`; `HttpError` with status 404 if there is none.
+
+        A static server has it as a file, which carries its signature inside.
+        """
+        return self._retry(lambda: self._document(f"updates/{channel}/{platform}", static=True))
 
     def release(
         self,
@@ -139,10 +135,48 @@ class Transport:
                 ``part``, so that a later attempt can go on from there.
         """
         deadline = Deadline(self._config.release_timeout)
-        download = _Download(part, sha256, progress, size)
+        download = ReleaseDownload(part, sha256, progress, size)
         path = path or f"releases/{_quoted(version)}"
         with _naming(version):
-            self._retry(lambda: self._fetch(path, download, deadline), lambda: part.size)
+            self._retry(lambda: self._fetch_release(path, download, deadline), lambda: part.size)
+
+    def file(
+        self,
+        path: str,
+        sha256: str,
+        size: int,
+        part: Part,
+        progress: Callable[[int, int], None],
+        *,
+        segments: Segments | None = None,
+    ) -> None:
+        """Download a file whose hash and size are known; ``part`` may hold some of it already.
+
+        Args:
+            path: Where it is below the address of the API. If that does not name the hash, an ETag has to.
+            sha256: Its hash. Whether it is right is for whoever calls to see.
+            size: Bytes. No more are read.
+            part: Where to.
+            progress: Called with the bytes that are there and ``size``.
+            segments: Where there is a list of the hashes of its segments. Each is verified when it is complete, also
+                what ``part`` holds, and what is wrong is fetched again alone. Without a list the whole is right or
+                wrong.
+
+        Raises:
+            DamagedSegmentError: a segment is wrong on the server; what was right before is kept in ``part``.
+            AnswerError, ConnectionFailedError, FileOperationError: what arrived is kept in ``part``, so that a later
+                attempt can go on from there.
+        """
+        limit = int(self._config.max_release * 1024 * 1024)
+        if size > limit:
+            raise TooMuchDataError(urljoin(self._config.api, path), limit, "the largest release allowed (max_release)")
+        deadline = Deadline(self._config.release_timeout)
+        hashes = b"" if segments is None else self._hashes(segments, size)
+        etag = None if path == path_of(sha256) else f'"{sha256}"'
+        download = FileDownload(part, size, progress, segments=segments, hashes=hashes, etag=etag)
+        download.open()
+        while not download.is_complete:
+            self._retry(lambda: self._fetch_file(path, download, deadline), download.done)
 
     def report(self, body: bytes) -> None:
         """Send a batch of reports, which is JSON, in one attempt: it is for whoever calls to keep what got lost.
@@ -153,7 +187,7 @@ class Transport:
         deadline = Deadline(self._config.document_timeout)
         headers = {"Content-Type": JSON}
         with self._bounded(deadline), closing(self._request("reports", headers, deadline, body)) as response:
-            _expect_status(response, 204)
+            expect_status(response, 204)
 
     def _retry(self, attempt: Callable[[], Result], progress: Callable[[], int] = lambda: 0) -> Result:
         """Return what ``attempt`` returns; repeat it while it does not get through, longer if it makes progress."""
@@ -173,29 +207,54 @@ class Transport:
                 if self._pause(delay):
                     raise
 
-    def _document(self, path: str) -> SignedAnswer:
+    def _document(self, path: str, *, static: bool = False) -> SignedAnswer:
         deadline = Deadline(self._config.document_timeout)
         limit = self._config.max_document * 1024
-        with self._bounded(deadline), closing(self._get(path, {}, deadline)) as response:
-            _expect(response, 200, JSON)
-            length = _length(response)
-            if length is not None and length > limit:
-                raise TooMuchDataError(response.url, limit, "the largest document allowed (max_document)")
-            body = b""
-            for block in self._blocks(response, length, deadline):
-                body += block
-                if len(body) > limit:
-                    raise TooMuchDataError(response.url, limit, "the largest document allowed (max_document)")
-            return SignedAnswer(response.url, body, response.headers.get(SIGNATURE_HEADER))
+        with self._bounded(deadline), closing(self._request(path, {}, deadline)) as response:
+            expect_status(response, 200)
+            signature = response.headers.get(SIGNATURE_HEADER)
+            is_static = static and signature is None
+            if not is_static:
+                expect_type(response, JSON)
+            expect_plain(response)
+            body = self._body(response, limit, "the largest document allowed (max_document)", deadline)
+            if is_static:
+                body, signature = split_signature(body)
+                if signature is None:
+                    expect_type(response, JSON)  # which says more than that a signature is missing
+            return SignedAnswer(response.url, body, signature)
 
-    def _fetch(self, path: str, download: _Download, deadline: Deadline) -> None:
-        with self._bounded(deadline), closing(self._get(path, download.headers(), deadline)) as response:
+    def _hashes(self, segments: Segments, size: int) -> bytes:
+        """Return the list of the hashes of a file's segments, or nothing if it cannot be had."""
+        try:
+            return self._retry(lambda: self._list(segments, size))
+        except (AnswerError, ConnectionFailedError) as error:
+            if isinstance(error, DeadlineExceededError) or getattr(error, "retry_after", None) is not None:
+                raise
+            _log.warning("what is downloaded can only be verified as a whole: %s", error)
+            return b""
+
+    def _list(self, segments: Segments, size: int) -> bytes:
+        deadline = Deadline(self._config.document_timeout)
+        with (
+            self._bounded(deadline),
+            closing(self._request(path_of(segments.sha256), {}, deadline)) as response,
+        ):
+            expect_status(response, 200)
+            expect_plain(response)
+            body = self._body(response, segments.list_size(size), "the list of the file's segments", deadline)
+            if hashlib.sha256(body).hexdigest() != segments.sha256:
+                raise InvalidBodyError(response.url, "is not the list of segments that was signed")
+            return body
+
+    def _fetch_release(self, path: str, download: ReleaseDownload, deadline: Deadline) -> None:
+        with self._bounded(deadline), closing(self._request(path, download.headers(), deadline)) as response:
             if response.status_code == 416 and download.is_whole(response):
                 return
-            _expect(response, 206 if response.status_code == 206 else 200, BINARY)
-            length = _length(response)
-            if length is None:
-                raise InvalidBodyError(response.url, "has no Content-Length, so that its end could not be told")
+            expect_status(response, 206 if response.status_code == 206 else 200)
+            expect_type(response, BINARY)
+            expect_plain(response)
+            length = said_length(response)
             limit = int(self._config.max_release * 1024 * 1024)
             total = download.begin(response, length)
             if total > limit:
@@ -204,11 +263,21 @@ class Transport:
             for block in self._blocks(response, length, deadline):
                 download.add(block, total)
 
+    def _fetch_file(self, path: str, download: FileDownload, deadline: Deadline) -> None:
+        with self._bounded(deadline), closing(self._request(path, download.headers(), deadline)) as response:
+            if download.refuses(response, length_of(response)):
+                return
+            expect_status(response, 206 if response.status_code == 206 else 200)
+            expect_plain(response)
+            length = said_length(response)
+            at = download.begin(response, length)
+            for block in self._blocks(response, length, deadline):
+                if not download.add(response.url, at, block):
+                    break  # closing the connection stops the rest
+                at += len(block)
+
     def _bounded(self, deadline: Deadline) -> AbstractContextManager[None]:
         return nullcontext() if self._adapter is None else self._adapter.bounded(deadline)
-
-    def _get(self, path: str, headers: dict[str, str], deadline: Deadline) -> requests.Response:
-        return self._request(path, headers, deadline)
 
     def _request(
         self, path: str, headers: dict[str, str], deadline: Deadline, body: bytes | None = None
@@ -227,7 +296,7 @@ class Transport:
             response.close()
             if body is not None and response.status_code not in _REPEATING:
                 raise RedirectError(url, location, f"status {response.status_code} asks for another request there")
-            url = _redirected(url, location)
+            url = redirected(url, location)
         raise RedirectError(url, url, f"more than {MAX_REDIRECTS} redirects")
 
     def _send(
@@ -260,6 +329,18 @@ class Transport:
             raise self._translated(url, error, deadline) from error
         return response, locations[-1] if locations else None
 
+    def _body(self, response: requests.Response, limit: int, what: str, deadline: Deadline) -> bytes:
+        """Return the whole of a body that is not longer than ``limit`` bytes, which are ``what``."""
+        length = length_of(response)
+        if length is not None and length > limit:
+            raise TooMuchDataError(response.url, limit, what)
+        body = b""
+        for block in self._blocks(response, length, deadline):
+            body += block
+            if len(body) > limit:
+                raise TooMuchDataError(response.url, limit, what)
+        return body
+
     def _blocks(self, response: requests.Response, length: int | None, deadline: Deadline) -> Iterator[bytes]:
         """Yield the body as it arrives, and end only when it is complete."""
         received = 0
@@ -273,6 +354,7 @@ class Transport:
                 raise failure from error
             if block:
                 received += len(block)
+                self.received += len(block)
                 yield block
             self._go_on(response.url, deadline)
             if not block:
@@ -295,62 +377,6 @@ class Transport:
         return HttpRequestFailedError(url, f"the request failed: {error}")
 
 
-class _Download:
-    """One release on its way into a part, over as many connections as it takes."""
-
-    def __init__(self, part: Part, sha256: str, progress: Callable[[int, int], None], size: int | None) -> None:
-        self._part = part
-        self._etag = f'"{sha256}"'
-        self._progress = progress
-        self._size = size
-
-    def headers(self) -> dict[str, str]:
-        """Return the headers that ask for what is still missing, of the same file only."""
-        return {"Range": f"bytes={self._part.size}-", "If-Range": self._etag} if self._part.size else {}
-
-    def is_whole(self, response: requests.Response) -> bool:
-        """Return whether ``416`` came because nothing is missing; otherwise throw away what is there, to ask anew."""
-        size = self._part.size
-        if response.headers.get("Content-Range") == f"bytes */{size}":
-            self._part.take_up(lambda done: self._progress(done, size))
-            return True
-        self._part.clear()
-        raise HttpRequestFailedError(response.url, "what was there already is no beginning of this release")
-
-    def begin(self, response: requests.Response, length: int) -> int:
-        """Make the part fit the answer; return how long it will be in the end, which is as long as was signed."""
-        total = self._begin(response, length)
-        if self._size is not None and total != self._size:
-            raise InvalidBodyError(response.url, f"is a file of {total} bytes, but {self._size} are signed")
-        return total
-
-    def _begin(self, response: requests.Response, length: int) -> int:
-        etag = response.headers.get("ETag", "")
-        if etag.startswith('"'):  # a strong one; behind another front it may not be the hash
-            self._etag = etag
-        if response.status_code == 200:
-            if self._part.size:
-                self._part.clear()
-            return length
-        expected = f"bytes {self._part.size}-{self._part.size + length - 1}/{self._part.size + length}"
-        found = response.headers.get("Content-Range", "")
-        if not self._part.size or found != expected:
-            self._part.clear()  # a server that cannot do it would not another time either
-            raise InvalidBodyError(response.url, f"has Content-Range {found[:80]!r}, but {expected!r} was asked for")
-        total = self._part.size + length
-        self._part.take_up(lambda done: self._progress(done, total))
-        return total
-
-    def reserve(self, total: int) -> None:
-        """See whether the whole of it fits, before more of it arrives."""
-        self._part.reserve(total)
-
-    def add(self, block: bytes, total: int) -> None:
-        """Append what arrived."""
-        self._part.write(block)
-        self._progress(self._part.size, total)
-
-
 @contextmanager
 def _naming(version: str) -> Iterator[None]:
     """Turn a ``404`` into the error that names the version that is not there."""
@@ -360,66 +386,6 @@ def _naming(version: str) -> Iterator[None]:
         if error.status == 404:
             raise VersionNotFoundError(version) from error
         raise
-
-
-def _expect(response: requests.Response, status: int, content_type: str) -> None:
-    """Raise unless the answer has this status and type, and is not encoded."""
-    _expect_status(response, status)
-    media_type = response.headers.get("Content-Type", "")
-    if media_type.partition(";")[0].strip().lower() != content_type:
-        raise UnexpectedContentTypeError(response.url, found=media_type, expected=content_type)
-    encoding = response.headers.get("Content-Encoding", "identity")
-    if encoding.lower() != "identity":
-        raise InvalidBodyError(response.url, f"is encoded as {encoding[:40]!r}, which was not asked for")
-
-
-def _expect_status(response: requests.Response, status: int) -> None:
-    found = response.status_code
-    if found in _BUSY or found >= 500:
-        raise ServerBusyError(response.url, found, _retry_after(response))
-    if found != status:
-        raise HttpError(response.url, found)
-
-
-def _length(response: requests.Response) -> int | None:
-    text = response.headers.get("Content-Length")
-    if text is None or "Transfer-Encoding" in response.headers:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise InvalidBodyError(response.url, f"has Content-Length {text[:40]!r}, which is no number")
-    return int(text)
-
-
-def _retry_after(response: requests.Response) -> float | None:
-    """Return the seconds that ``Retry-After`` asks for, as a number or as a date (RFC 9110 section 10.2.3)."""
-    text = response.headers.get("Retry-After", "")
-    if text.isascii() and text.isdigit():
-        return min(float(text[:9]), LONGEST_RETRY_AFTER)
-    try:
-        seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-    except (ValueError, OverflowError):
-        return None
-    return min(max(0.0, seconds), LONGEST_RETRY_AFTER)
-
-
-def _redirected(url: str, location: str) -> str:
-    """Return where a redirect leads, if it may be followed."""
-    try:
-        target = urljoin(url, location)
-        old, new = urlsplit(url), urlsplit(target)
-        same_host = old.hostname == new.hostname
-        same_port = _port(old) == _port(new) or (old.scheme, new.scheme) == ("http", "https")
-    except ValueError as error:
-        raise RedirectError(url, location, f"not an address: {error}") from error
-    if new.scheme not in ("http", "https") or (old.scheme == "https" and new.scheme != "https"):
-        raise RedirectError(url, location, f"from {old.scheme} to {new.scheme}")
-    if not same_host or not same_port:
-        raise RedirectError(url, location, "another host; configure its address as api if it is the right one")
-    return target
-
-
-def _port(parts: SplitResult) -> int | None:
-    return parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _quoted(version: str) -> str:

@@ -202,14 +202,15 @@ def release(data: bytes, *, ranges: bool = True, etag: str | None = None, cut: i
 
     def act(exchange: Exchange) -> None:
         asked = exchange.headers.get("range") if ranges else None
-        start, status, headers = 0, 200, {}
+        start, stop, status, headers = 0, len(data), 200, {}
         if asked and exchange.headers.get("if-range", etag) == etag:
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
-            status, headers = 206, {"Content_Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            start, stop = int(first), min(int(last or len(data)), len(data) - 1) + 1
+            status, headers = 206, {"Content_Range": f"bytes {start}-{stop - 1}/{len(data)}"}
             if start >= len(data):
                 exchange.send(head(416, Content_Range=f"bytes */{len(data)}", Content_Length=0))
                 return
-        body = data[start:]
+        body = data[start:stop]
         exchange.send(head(status, Content_Type=BINARY, Content_Length=len(body), ETag=etag, **headers) + body[:cut])
         if cut is not None:
             end(exchange)

@@ -12,8 +12,9 @@ import pytest
 import requests
 
 from patchify.client import Config, Idle, Updater, staging
+from patchify.client.answers import LONGEST_RETRY_AFTER
 from patchify.client.staging import PartFile
-from patchify.client.transport import LONGEST_RETRY_AFTER, MAX_REDIRECTS, Transport
+from patchify.client.transport import MAX_REDIRECTS, Transport
 from patchify.errors import (
     DeadlineExceededError,
     FailedHashVerificationError,
@@ -95,8 +96,8 @@ class Memory:
     def write(self, data):
         self.data += data
 
-    def clear(self):
-        self.data = b""
+    def cut(self, size):
+        self.data = self.data[:size]
 
 
 @pytest.fixture

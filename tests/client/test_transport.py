@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from semver import Version
 
 from patchify import __version__
-from patchify.client import Config
+from patchify.client import Config, answers
 from patchify.client import transport as module
+from patchify.client.answers import LONGEST_RETRY_AFTER
 from patchify.client.deadline import Deadline
-from patchify.client.transport import LONGEST_RETRY_AFTER, Transport
+from patchify.client.transport import Transport
 from patchify.errors import (
     AnswerError,
     DeadlineExceededError,
@@ -138,7 +139,7 @@ def test_an_error_after_the_deadline_tells_of_the_deadline(mocked):
     made = connect(retries=3)
     mocked.get(API + "latest", body=requests.ReadTimeout("timed out"))
     with pytest.raises(DeadlineExceededError):
-        made._get("latest", {}, Slow(5))
+        made._request("latest", {}, Slow(5))
     made.close()
 
 
@@ -208,7 +209,7 @@ SAME = "https://h/api/latest"
     ],
 )
 def test_a_redirect_leads_to_the_same_host_or_to_a_more_secure_scheme(url, location, target):
-    assert module._redirected(url, location) == target
+    assert answers.redirected(url, location) == target
 
 
 @pytest.mark.parametrize(
@@ -232,14 +233,14 @@ def test_a_redirect_leads_to_the_same_host_or_to_a_more_secure_scheme(url, locat
 )
 def test_any_other_redirect_is_refused(url, location):
     with pytest.raises(RedirectError) as caught:
-        module._redirected(url, location)
+        answers.redirected(url, location)
     assert (caught.value.url, caught.value.location) == (url, location)
 
 
 @given(st.text())
 def test_no_redirect_leaves_the_host_or_raises_anything_else(location):
     try:
-        target = module._redirected(SAME, location)
+        target = answers.redirected(SAME, location)
     except RedirectError:
         return
     parts = urllib.parse.urlsplit(target)
@@ -257,7 +258,7 @@ def test_no_wish_to_be_asked_later_raises_or_silences(text):
     class Response:
         headers = {"Retry-After": text}  # noqa: RUF012
 
-    asked = module._retry_after(Response())
+    asked = answers.retry_after(Response())
     assert asked is None or 0 <= asked <= LONGEST_RETRY_AFTER
 
 
@@ -356,8 +357,8 @@ class Part:
     def write(self, data):
         self.data += data
 
-    def clear(self):
-        self.data = b""
+    def cut(self, size):
+        self.data = self.data[:size]
 
 
 def test_the_update_document_is_asked_for_by_channel_and_platform(mocked, transport):
