@@ -38,6 +38,7 @@ class Event(Enum):
     DOWNLOADED = "downloaded"  # the bytes of a release are there and are the right ones
     STAGED = "staged"  # a release is ready to be put in place
     RUNNING = "running"  # a release has proved good and is kept
+    PATCH_FAILED = "patch-failed"  # a patch or a compressed file was of no use; the release comes in another way
     FAILED = "failed"  # a release could not be installed
     ROLLED_BACK = "rolled-back"  # a release was taken back
 

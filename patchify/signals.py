@@ -47,6 +47,16 @@ status_changed = _namespace.signal("status-changed", "The updater has a new ``st
 update_available = _namespace.signal(
     "update-available", "A check found the newer ``version``; ``offer`` tells its size, notes and more."
 )
+release_downloaded = _namespace.signal(
+    "release-downloaded",
+    'The bytes of ``version`` are here and are the right ones: ``way`` is ``"patch"``, ``"chain"`` (of patches), '
+    '``"zstd"`` (compressed) or ``"whole"``, ``size`` the bytes that this took.',
+)
+patch_failed = _namespace.signal(
+    "patch-failed",
+    "A patch, or a compressed file, of ``version`` was of no use: ``sha256`` (its), ``reason``; ``next`` is the way "
+    "that is taken instead, as `release_downloaded` names them.",
+)
 version_withdrawn = _namespace.signal(
     "version-withdrawn",
     "The ``version`` that runs was withdrawn; ``replacement`` is what it can be replaced by here, or None.",

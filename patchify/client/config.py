@@ -95,6 +95,8 @@ class Config:
         retries: How often a request that did not get through is repeated at once, with back-off. Default 3.
         max_document: KiB; the largest signed document. Default 64.
         max_release: MiB; the largest release. Default 4096.
+        patch_memory: MiB that applying a patch may take, for what it applies to, what it makes and itself; what would
+            take more comes whole. 0: no patches. Default 256.
         session: A `requests.Session` of the host's, for a proxy, a private CA, a client certificate, headers. It is
             not closed here, and only its idle time bounds how long the header of an answer may take.
 
@@ -137,6 +139,7 @@ class Config:
     retries: int = 3
     max_document: int = 64  # KiB
     max_release: int = 4096  # MiB
+    patch_memory: int = 256  # MiB
     session: requests.Session | None = None
 
     current: Version = field(init=False, repr=False, compare=False)
@@ -204,10 +207,10 @@ def _check_numbers(config: Config) -> None:
         value = getattr(config, name)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= _LARGEST:
             raise ConfigError(name, f"{value!r} is not a number above 0, and at most {_LARGEST:.0f}")
-    for name in ("retries", "trial_tries"):
+    for name, what in (("retries", "a count"), ("trial_tries", "a count"), ("patch_memory", "a number of MiB")):
         value = getattr(config, name)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
-            raise ConfigError(name, f"{value!r} is not a count")
+            raise ConfigError(name, f"{value!r} is not {what}")
 
 
 def _set(config: Config, name: str, value: object) -> None:

@@ -24,6 +24,7 @@ from patchify.releases import parse_time, spell_time
 _log = logging.getLogger(__name__)
 _FORMAT = 1
 _LIMIT = 256 * 1024  # bytes
+_MOST_BAD_FILES = 50
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Memory:
         retry_at: Before this time (UTC) the server does not want to be asked.
         failure: The failure that was reported last, so that each is counted once.
         choices: What the user has chosen.
+        bad_files: The hashes of patches and compressed files that did not make what they were to, the latest last.
     """
 
     installation: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -51,6 +53,7 @@ class Memory:
     retry_at: datetime | None = None
     failure: str = ""
     choices: Choices = field(default_factory=Choices)
+    bad_files: tuple[str, ...] = ()
 
     def of_key(self, key: str) -> Self:
         """Return it without what another key has signed."""
@@ -65,6 +68,12 @@ class Memory:
             serial=max(self.serial, document.serial),
             issued=document.issued if self.issued is None else max(self.issued, document.issued),
             taught=True,
+        )
+
+    def with_bad_file(self, sha256: str) -> Self:
+        """Return it with a file that is not to be used again; of many the oldest are forgotten."""
+        return replace(
+            self, bad_files=(*(each for each in self.bad_files if each != sha256), sha256)[-_MOST_BAD_FILES:]
         )
 
 
@@ -103,6 +112,7 @@ def save(path: Path, memory: Memory) -> None:
         "retry_at": memory.retry_at and spell_time(memory.retry_at),
         "failure": memory.failure,
         "choices": memory.choices.to_json(),
+        "bad_files": list(memory.bad_files),
     }
     try:
         write_durably(path, json.dumps(members, indent=1).encode())
@@ -126,4 +136,5 @@ def _memory(members: dict[str, Any]) -> Memory:
         retry_at=None if retry_at is None else parse_time(retry_at),
         failure=str(members["failure"]),
         choices=Choices.from_json(members["choices"]),
+        bad_files=tuple(str(each) for each in members.get("bad_files", ())),  # it is younger than the format
     )

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Protocol
 
 from patchify.client.installer import as_error
-from patchify.client.ways import Basis, Leg
+from patchify.client.ways import Leg
 from patchify.errors import MissingExtraError, PatchError, UnableToReadFileError
 
 _PIECE = 256 * 1024  # bytes read, or decompressed, at once
@@ -40,15 +40,14 @@ def can_decompress() -> bool:
     return True
 
 
-def apply(version: str, base: bytes, basis: Basis, patch: bytes, leg: Leg) -> bytes:
+def apply(version: str, base: bytes, patch: bytes, leg: Leg) -> bytes:
     """Return what a patch makes.
 
     Args:
         version: Of the release, for errors.
         base: What it applies to.
-        basis: What that has to be.
         patch: The patch.
-        leg: What the patch has to be, and what it has to make.
+        leg: What both have to be, and what the patch has to make.
 
     Raises:
         PatchError: it does not make that.
@@ -57,7 +56,7 @@ def apply(version: str, base: bytes, basis: Basis, patch: bytes, leg: Leg) -> by
     def refused(reason: str) -> PatchError:
         return PatchError(version, leg.sha256, reason)
 
-    if (_sha256(base), len(base)) != basis:
+    if _sha256(base) != leg.base:
         raise refused("does not apply to what the program is by now")
     if _sha256(patch) != leg.sha256:
         raise refused("has another hash than the one that is signed")

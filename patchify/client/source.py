@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -31,6 +31,7 @@ from patchify.errors import (
     UnsuitableFormatError,
     UpdateInProgressError,
 )
+from patchify.forms import Forms
 from patchify.messages import OfferedRelease, UpdateDocument
 from patchify.releases import STABLE
 
@@ -51,6 +52,8 @@ class Offer:
         sha256: Of its file; None where the server does not say yet.
         path: Where its file is below the address of the API; None: where the original protocol has it.
         downgrade: Whether it is older than the version that runs, which was withdrawn.
+        format: What the file is, one of `patchify.releases.FORMATS`.
+        forms: In which forms it can be had, beside the whole file; none where the server does not say.
     """
 
     version: Version
@@ -61,6 +64,8 @@ class Offer:
     sha256: str | None = None
     path: str | None = None
     downgrade: bool = False
+    format: str = "file"
+    forms: Forms = field(default_factory=Forms)
 
     def __str__(self) -> str:
         return str(self.version)
@@ -252,6 +257,8 @@ class Source:
             sha256=release.sha256,
             path=release.path,
             downgrade=not release.version > self._config.current,
+            format=release.format,
+            forms=release.forms,
         )
 
     def _original(self, wishes: Wishes) -> Offer | None:

@@ -25,6 +25,7 @@ from patchify import signals
 from patchify.client.actions import Actions
 from patchify.client.choices import Choices
 from patchify.client.config import Config
+from patchify.client.fetching import Fetcher
 from patchify.client.guarding import LAUNCHER, Guarded, guard, is_watching
 from patchify.client.installer import Fraction, Installer
 from patchify.client.kinds import installer_for
@@ -57,7 +58,6 @@ from patchify.errors import (
     ActionDeniedError,
     ClosedError,
     ConnectionFailedError,
-    FailedHashVerificationError,
     NothingStagedError,
     PatchifyError,
     QuarantinedError,
@@ -128,6 +128,7 @@ class Updater:
         self._post = self._given_transport or Transport(self.config, self._closing.wait)
         self._reporter = Reporter(self.config, self._installer, self._post.report)
         self._source = Source(self.config, self._transport, self._trust, self._installer)
+        self._fetcher = Fetcher(self.config, self._installer, self._transport, self._reporter, self._notifier.announce)
         self._busy = threading.RLock()
         self._status_lock = threading.Lock()
         self._status: Status = Idle()
@@ -710,26 +711,13 @@ class Updater:
             _log.info("version %s was already put in place by another process", version)
             self._staged = Update(release, release)
         elif not self._installer.is_staged(release.sha256):
-            try:
-                self._fetch(release, offer)
-            except FailedHashVerificationError as error:
-                # It may have gone on from a beginning that was damaged. Once, from the start, shows whose fault it is.
-                _log.warning("%s; downloading it once more", error)
-                self._fetch(release, offer)
-            self._reporter.tell(Event.DOWNLOADED, version)
+            self._staged = None  # whatever it was, it is not there any more
+            self._fetcher.fetch(release, offer, lambda: self._begin_download(version))
         return release
 
-    def _fetch(self, release: Release, offer: Offer) -> None:
-        version = release.version
-        progress = self._progress(lambda percent: Downloading(version, percent))
+    def _begin_download(self, version: Version) -> Fraction:
         self._become(Downloading(version, 0))
-        self._staged = None  # whatever it was, it is not there any more
-        part = self._installer.part(release.sha256)
-        try:
-            self._transport.release(str(version), release.sha256, part, progress, path=offer.path, size=offer.size)
-            self._installer.stage(version, part, release.sha256)
-        finally:
-            part.close()
+        return self._progress(lambda percent: Downloading(version, percent))
 
     def _stage(self, *, asked: bool) -> Version | None:
         """Make the newest version ready to be swapped in."""

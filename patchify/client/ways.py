@@ -25,6 +25,7 @@ class Leg:
     Attributes:
         sha256, size: Of the file; bytes.
         result, result_size: SHA-256 and bytes of what is made.
+        base: SHA-256 of what a patch applies to; None of a file that is no patch.
         segments: Of the file, if it is long.
     """
 
@@ -32,6 +33,7 @@ class Leg:
     size: int
     result: str
     result_size: int
+    base: str | None = None
     segments: Segments | None = None
 
 
@@ -90,10 +92,10 @@ def ways(
         zstd: Whether it can be decompressed here.
         bad: The hashes of files that are not to be used.
     """
-    found = [Way("whole", (Leg(*whole, *whole, forms.segments),))]
+    found = [Way("whole", (Leg(*whole, *whole, segments=forms.segments),))]
     compressed = forms.compressed
     if compressed is not None and zstd and compressed.sha256 not in bad and compressed.size < whole[1]:
-        found.append(Way("zstd", (Leg(compressed.sha256, compressed.size, *whole, compressed.segments),)))
+        found.append(Way("zstd", (Leg(compressed.sha256, compressed.size, *whole, segments=compressed.segments),)))
     if target is not None and basis is not None:
         good = [each for each in forms.patches if each.sha256 not in bad and each.format == HDIFFPATCH]
         for way in _by_patches(good, basis, target, memory):
@@ -119,7 +121,7 @@ def _shortest(patches: list[Patch], basis: Basis, target: Basis, memory: int) ->
     leaving: dict[str, list[Leg]] = {}
     for patch in patches:
         result, size = target if patch.result is None else (patch.result, patch.result_size or 0)
-        leaving.setdefault(patch.base, []).append(Leg(patch.sha256, patch.size, result, size))
+        leaving.setdefault(patch.base, []).append(Leg(patch.sha256, patch.size, result, size, patch.base))
     reached: dict[Basis, tuple[int, tuple[Leg, ...]]] = {basis: (0, ())}
     for steps in range(1, MOST_STEPS + 1):
         further: dict[Basis, tuple[int, tuple[Leg, ...]]] = {}

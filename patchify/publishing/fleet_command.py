@@ -14,7 +14,18 @@ from patchify.publishing.tables import columns
 if TYPE_CHECKING:
     from patchify.server.fleet import InField
 
-_HEADINGS = ("VERSION", "INSTALLATIONS", "CHECKS", "SHARE", "DOWNLOADED", "STAGED", "RUNNING", "FAILED", "ROLLED BACK")
+_HEADINGS = (
+    "VERSION",
+    "INSTALLATIONS",
+    "CHECKS",
+    "SHARE",
+    "DOWNLOADED",
+    "STAGED",
+    "RUNNING",
+    "FAILED",
+    "ROLLED BACK",
+    "PATCH FAILED",
+)
 
 
 @click.command(cls=Command)
@@ -43,6 +54,6 @@ def fleet(destination: Destination, channel: str | None, platform: str | None, a
 
 
 def _row(found: InField) -> tuple[str, ...]:
-    numbers = (found.downloaded, found.staged, found.running, found.failed, found.rolled_back)
+    numbers = (found.downloaded, found.staged, found.running, found.failed, found.rolled_back, found.patch_failed)
     share = f"{found.share:.1%}"
     return (found.version, str(found.installations), str(found.checks), share, *map(str, numbers))

@@ -46,7 +46,8 @@ class InField:
         installations: How many run it, of those that tell their id and were heard of within `SEEN_DAYS`.
         checks: How often programs of this version asked for updates within `SEEN_DAYS`.
         share: Which part of all installations that is, or of all checks where no installation tells its id; 0 to 1.
-        downloaded, staged, running, failed, rolled_back: How often that was told of it within `KEPT_DAYS`.
+        downloaded, staged, running, failed, rolled_back, patch_failed: How often that was told of it within
+            `KEPT_DAYS`.
     """
 
     version: str
@@ -58,6 +59,7 @@ class InField:
     running: int
     failed: int
     rolled_back: int
+    patch_failed: int
 
     def to_json(self) -> dict[str, Any]:
         """Return it as what JSON has: the attributes by name."""
@@ -231,6 +233,7 @@ def _in_field(told: Counter[tuple[str, str]], there: dict[str, int]) -> list[InF
             running=told[version, Event.RUNNING.value],
             failed=told[version, Event.FAILED.value],
             rolled_back=told[version, Event.ROLLED_BACK.value],
+            patch_failed=told[version, Event.PATCH_FAILED.value],
         )
         for version in versions
     ]

@@ -61,6 +61,7 @@ class FakeTransport(Faults):
         self.asked: list[tuple[str, str]] = []
         self.reports: list[dict] = []
         self.downloaded: list[tuple[str | None, int | None]] = []
+        self.files: dict[str, bytes] = {}  # by the hash that they are asked for by
 
     def update(self, channel: str, platform: str) -> SignedAnswer:
         self.asked.append((channel, platform))
@@ -81,10 +82,21 @@ class FakeTransport(Faults):
 
     def release(self, version, digest, part, progress, *, path=None, size=None) -> None:
         self.downloaded.append((path, size))
-        data = self.releases[version]
+        self._send("release", self.releases[version], part, progress)
+
+    def file(self, path, digest, size, part, progress, *, segments=None) -> None:
+        assert path == f"files/{digest}"
+        self.downloaded.append((path, size))
+        data = self.files.get(digest) or next((each for each in self.releases.values() if sha256(each) == digest), None)
+        if data is None:
+            raise HttpError(f"https://updates.example.com/{path}", 404)
+        part.cut(size)
+        self._send("file", data, part, progress)
+
+    def _send(self, step: str, data: bytes, part, progress) -> None:
         size = -(-len(data) // self.pieces)
-        for start in range(0, len(data), size):
-            self.step("release")
+        for start in range(part.size, len(data), size):
+            self.step(step)
             part.write(data[start : start + size])
             progress(part.size, len(data))
 
@@ -108,8 +120,14 @@ class FakePart:
     def size(self) -> int:
         return len(self.data)
 
+    def reserve(self, total: int) -> None:
+        pass
+
     def write(self, data: bytes) -> None:
         self.data += data
+
+    def cut(self, size: int) -> None:
+        self.data = self.data[:size]
 
     def close(self) -> None:
         self.closed = True
@@ -239,7 +257,7 @@ class FakeInstaller(Faults):
             self.forget()
         return self.remembered
 
-    def part(self, digest: str) -> FakePart:
+    def part(self, digest: str, forms=()) -> FakePart:
         self.step("part")
         self.parts.append(FakePart())
         return self.parts[-1]

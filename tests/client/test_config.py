@@ -150,6 +150,7 @@ def test_a_limit_may_be_whole_or_not(name, value):
 @pytest.mark.parametrize("value", [-1, 1.5, True, None, "3"])
 def test_retries_are_a_count(value):
     assert "count" in problem(retries=value).problem
+    assert "MiB" in problem(patch_memory=value).problem
     assert config(retries=0).retries == 0
 
 

@@ -38,10 +38,10 @@ def test_all_ways_come_the_cheapest_first_and_the_whole_last():
     direct, one, two = patch(1, 1, 3_000), patch(2, 1, 100, 2), patch(3, 2, 200)
     found = find(Forms(segments, PACKED, patches=(direct, one, two)))
     assert found == (
-        Way("chain", (Leg(one.sha256, 100, name(2), 9_000), Leg(two.sha256, 200, *WHOLE))),
-        Way("patch", (Leg(direct.sha256, 3_000, *WHOLE),)),
-        Way("zstd", (Leg(PACKED.sha256, 4_000, *WHOLE, PACKED.segments),)),
-        Way("whole", (Leg(*WHOLE, *WHOLE, segments),)),
+        Way("chain", (Leg(one.sha256, 100, name(2), 9_000, name(1)), Leg(two.sha256, 200, *WHOLE, name(2)))),
+        Way("patch", (Leg(direct.sha256, 3_000, *WHOLE, name(1)),)),
+        Way("zstd", (Leg(PACKED.sha256, 4_000, *WHOLE, segments=PACKED.segments),)),
+        Way("whole", (Leg(*WHOLE, *WHOLE, segments=segments),)),
     )
     assert [each.size for each in found] == [300, 3_000, 4_000, 10_000]
     assert found[0].uses(two.sha256)
@@ -97,7 +97,7 @@ def test_what_is_of_no_use_is_no_way():
 
 def test_for_a_folder_patches_lead_to_its_tree():
     (found, _) = find(Forms(tree=None, patches=(patch(1, 1, 100),)), target=TREE)
-    assert found.legs == (Leg(name(201), 100, *TREE),)
+    assert found.legs == (Leg(name(201), 100, *TREE, name(1)),)
 
 
 def test_the_memory_of_every_step_counts():

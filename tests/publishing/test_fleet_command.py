@@ -11,7 +11,7 @@ from patchify.server.fleet import Fleet
 from patchify.server.sql_catalogue import SqlCatalogue
 from patchify.versions import parse_version
 
-HEADINGS = "VERSION INSTALLATIONS CHECKS SHARE DOWNLOADED STAGED RUNNING FAILED ROLLED BACK"
+HEADINGS = "VERSION INSTALLATIONS CHECKS SHARE DOWNLOADED STAGED RUNNING FAILED ROLLED BACK PATCH FAILED"
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,8 @@ def test_what_is_in_the_field_is_printed(folder, run):
     head, *lines = (line.split() for line in run().stdout.splitlines())
     assert " ".join(head) == HEADINGS
     assert lines == [
-        ["2.0.0", "0", "2", "66.7%", "0", "0", "1", "2", "1"],
-        ["1.0.0", "0", "1", "33.3%", "0", "0", "0", "0", "0"],
+        ["2.0.0", "0", "2", "66.7%", "0", "0", "1", "2", "1", "0"],
+        ["1.0.0", "0", "1", "33.3%", "0", "0", "0", "0", "0", "0"],
     ]
     printed = json.loads(run("--json").stdout)
     assert [(each["version"], each["checks"], each["rolled_back"]) for each in printed] == [

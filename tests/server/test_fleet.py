@@ -143,6 +143,7 @@ def test_what_is_told_is_counted_for_the_version_that_it_is_about(fleet, record)
         "running": 0,
         "failed": 0,
         "rolled_back": 0,
+        "patch_failed": 0,
     }
     assert (two.version, two.checks, two.share) == ("2.0.0", 1, 0.25)
     assert (two.downloaded, two.staged, two.running, two.failed, two.rolled_back) == (1, 1, 1, 1, 1)
