@@ -15,20 +15,23 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from flask.cli import NoAppException, ScriptInfo, pass_script_info
 
-from patchify.errors import InvalidVersionError, PatchifyError, ReleaseError
+from patchify.errors import InvalidVersionError, PatchifyError, ReleaseError, ReleaseInvalidError
 from patchify.files import hash_path
 from patchify.keys import SigningKey
 from patchify.publishing.retention import withdrawn
 from patchify.releases import Release
 from patchify.server.app import CONFIG_FILE, CONFIG_VARIABLE, create_app
 from patchify.server.blueprint import core_of, patchify_bp
+from patchify.server.catalogue import PublishedFile
 from patchify.server.core import Core
 from patchify.versions import parse_version, total_order
 
@@ -72,29 +75,44 @@ def hash_releases(files: tuple[Path, ...]) -> None:
 
 
 @_group.command("check", with_appcontext=False)
+@click.option("--full", is_flag=True, help="Hash every file anew, also those that an earlier start has hashed.")
 @pass_script_info
-def check(info: ScriptInfo) -> None:
-    """Check the key and every release, as the start of the server does; those of a catalogue are hashed here only.
+def check(info: ScriptInfo, full: bool) -> None:
+    """Check the key and every release, as the start of the server does; those of a catalogue are hashed here, too.
 
-    What is withdrawn everywhere needs no file, and is left out.
+    A file that an earlier start or check has hashed, and that nobody has touched since, is not hashed again. What is
+    withdrawn everywhere needs no file, and is left out.
     """
     core = _load(info)
     click.echo(f"key: good, public key {core.config.signing_key.verifying_key.to_hex()}")
     releases = [each for each in _newest_first(core) if not withdrawn(each)]
-    wrong = [each for each in releases if not _is_good(core, each)]
-    if wrong:
+    hashed: Counter[bool] = Counter()
+    problems = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for release, (counts, errors) in zip(releases, pool.map(partial(_checked, core, full), releases), strict=True):
+            hashed += counts
+            problems += len(errors)
+            for error in errors:
+                click.echo(f"Error: {error}", err=True)
+            if not errors:
+                click.echo(f"{release}: good, {core.storage.path(release)}")
+    core.storage.remember()
+    click.echo(f"hashed: {hashed[True]}, remembered: {hashed[False]}")
+    if problems:
         sys.exit(1)
 
 
-def _is_good(core: Core, release: Release) -> bool:
-    """Check a release, and print what is found."""
-    try:
-        core.storage.check(release)
-    except ReleaseError as error:
-        click.echo(f"Error: {error}", err=True)
-        return False
-    click.echo(f"{release}: good, {core.storage.path(release)}")
-    return True
+def _checked(core: Core, full: bool, release: Release) -> tuple[Counter[bool], list[ReleaseError]]:
+    """Check the file of a release and its forms; return how many were hashed and how many not, and what is wrong."""
+    hashed: Counter[bool] = Counter()
+    errors = []
+    for sha256, size in ((release.sha256, release.size), *release.forms.files(release.size)):
+        try:
+            hashed[core.storage.check_file(PublishedFile(sha256, size, release), anew=full)] += 1
+        except ReleaseError as error:
+            hashed[True] += isinstance(error, ReleaseInvalidError)
+            errors.append(error)
+    return hashed, errors
 
 
 @_group.command("list", with_appcontext=False)

@@ -1,9 +1,10 @@
 """Every answer of the server, without Flask: catalogue, storage and key in one place.
 
 What can be known is worked out once: the releases are checked when a `Core` is made, and a document is rendered and
-signed the first time it is asked for after a change. The releases of the configuration are all hashed at the start,
-and one that is wrong stops it. In a catalogue others publish while the server runs: there the start looks only whether
-the files are there, and what is not is no reason not to serve the rest; a file is hashed before it first goes out.
+signed the first time it is asked for after a change. The releases of the configuration are all hashed at the start, but
+for those that an earlier start has hashed, and one that is wrong stops it. In a catalogue others publish while the
+server runs: there the start looks only whether the files are there, and what is not is no reason not to serve the rest;
+a file is hashed before it first goes out.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Core:
     def __init__(self, config: Config, progress: CheckProgress | None = None, *, clock: Clock = now) -> None:
         """Check the releases: those of the configuration by their SHA-256, several at once, others by their size.
 
+        A file is not hashed again if it is remembered, by its identity, that it was.
+
         Args:
             config: What to serve.
             progress: Called, from more than one thread, while long checks go on; the log tells of them anyway.
@@ -61,13 +64,14 @@ class Core:
         started = time.monotonic()
         if config.catalogue is None:
             bare = [Release(parse_version(version), sha256) for version, sha256 in config.hashes.items()]
-            size = self._check(bare, progress)
+            size, hashed = self._check(bare, progress)
+            how = f", hashed: {hashed}, remembered: {len(bare) - hashed}"
             self.catalogue: Catalogue = FixedCatalogue(self._described(each) for each in bare)
         else:
             self.catalogue = _opened(config.catalogue)
-            size = self._look()
+            size, how = self._look(), ""
         self._issuer = Issuer(config, self.catalogue.snapshot(), clock)
-        self._tell(size, time.monotonic() - started)
+        self._tell(size, time.monotonic() - started, how)
 
     def latest_version(self) -> Version:
         """Return the newest version that every cohort may have, pre-releases included; 0.0.0 if there is none."""
@@ -153,18 +157,18 @@ class Core:
         live = Placement(self.config.channel, ReleaseState.LIVE, since=published, changed=published, seed="")
         return replace(release, size=found.st_size, format=form, published=published, placements=(live,))
 
-    def _check(self, releases: list[Release], progress: CheckProgress | None) -> int:
-        """Hash all files and return their bytes; the first that is wrong raises."""
+    def _check(self, releases: list[Release], progress: CheckProgress | None) -> tuple[int, int]:
+        """Check all files, and return their bytes and how many were hashed; the first that is wrong raises."""
         sizes = {release: self.storage.size(release) for release in releases}
         meter = _Meter(sum(sizes.values()), progress)
         largest_first = sorted(releases, key=lambda release: -sizes[release])
         pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="patchify-check")  # hashing releases the GIL
         try:
-            for _ in pool.map(lambda release: self.storage.check(release, meter.counter()), largest_first):
-                pass
+            hashed = pool.map(lambda each: self.storage.check(each, meter.counter(), anew=False), largest_first)
+            return meter.total, sum(hashed)
         finally:
             pool.shutdown(cancel_futures=True)
-        return meter.total
+            self.storage.remember()  # also if one is wrong: the rest need not be hashed again
 
     def _look(self) -> int:
         """Return the bytes of all files; one that is missing or has another size is an error in the log."""
@@ -182,14 +186,15 @@ class Core:
                 )
         return total
 
-    def _tell(self, size: int, seconds: float) -> None:
+    def _tell(self, size: int, seconds: float, how: str) -> None:
         count = len(self.catalogue.snapshot().releases)
         _log.info(
-            "%s: releases checked: %d (%d bytes in %.2f s), latest is %s, public key %s",
+            "%s: releases checked: %d (%d bytes in %.2f s%s), latest is %s, public key %s",
             self.config.appname,
             count,
             size,
             seconds,
+            how,
             self.latest_version(),
             self.config.signing_key.verifying_key.to_hex(),
         )

@@ -1,8 +1,8 @@
 """Where the bytes of the releases are: a flat folder of files, ``appname-version`` or ``appname-version@platform``.
 
-What was checked is remembered by the file's identity (device, inode, size, times). A file that is not the checked one
-any more is hashed anew before a byte of it goes out, and refused if it is not the release. What is on its way into the
-folder waits in a folder inside of it, so that one rename brings it to its place.
+What was checked is remembered by the file's identity (device, inode, size, times), also for later starts. A file that
+is not the checked one any more is hashed anew before a byte of it goes out, and refused if it is not the release. What
+is on its way into the folder waits in a folder inside of it, so that one rename brings it to its place.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 import threading
+import time
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -27,13 +28,13 @@ from patchify.keys import decode_hex
 from patchify.platforms import ANY, parse_platform
 from patchify.releases import Release
 from patchify.server.catalogue import PublishedFile
+from patchify.server.hashes import Hashes, Identity
 from patchify.versions import parse_version
 
 FORMS = ".forms"
 """The folder, among the releases, of the files that are kept by their hash; see `patchify.forms`."""
 
 _INCOMING = ".incoming"
-_Identity = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ class FolderStorage:
     def __init__(self, folder: Path, appname: str) -> None:
         self._folder = folder
         self._appname = appname
-        self._found: dict[Path, tuple[_Identity, str]] = {}  # which file was hashed last at a path, and its hash
+        self._found: dict[Path, tuple[Identity, str]] = {}  # which file was hashed last at a path, and its hash
+        self._recalled: set[Path] = set()  # those of them that an earlier start hashed
+        self._hashes = Hashes(folder)
         self._locks: dict[Path, threading.Lock] = {}  # one thread hashes, others wait for what it finds
 
     @property
@@ -145,15 +148,33 @@ class FolderStorage:
             raise StorageUnavailableError(path.parent, error) from error
         _place(staged, path)
 
-    def check(self, release: Release, progress: Progress | None = None) -> None:
+    def file_path(self, file: PublishedFile) -> Path:
+        """Return where the whole file of a release, or one of its forms, is or should be."""
+        return self.path(file.release) if file.whole else self.form_path(file.sha256)
+
+    def check(self, release: Release, progress: Progress | None = None, *, anew: bool = True) -> bool:
         """Hash the file of ``release`` and remember it as checked.
+
+        Args:
+            release: Which.
+            progress: Called while it is hashed.
+            anew: Whether to hash also the very file that an earlier start is remembered to have hashed. Default True.
+
+        Returns:
+            Whether it was hashed here; False: it is remembered.
 
         Raises:
             ReleaseMissingError, ReleaseUnreadableError, ReleaseInvalidError: naming version and path.
         """
-        wanted = self._of_release(release)
-        with wanted.open() as file:
-            self._verify(wanted, file, progress)
+        return self._check(self._of_release(release), progress, anew=anew)
+
+    def check_file(self, file: PublishedFile, progress: Progress | None = None, *, anew: bool = True) -> bool:
+        """Hash the whole file of a release, or one of its forms, as `check` does. Raises as `check`."""
+        return self._check(self._of_file(file), progress, anew=anew)
+
+    def remember(self) -> None:
+        """Let later starts know what `check` and `check_file` have hashed; if that fails, the log says so once."""
+        self._hashes.save(tidy=True)
 
     def open(self, release: Release) -> FileIO:
         """Open the file of ``release``, which is the checked one; the caller closes it. Raises as `check`."""
@@ -161,19 +182,25 @@ class FolderStorage:
 
     def open_file(self, file: PublishedFile) -> FileIO:
         """Open the whole file of a release or one of its forms, as `open` does. Raises as `check`."""
-        if file.whole:
-            return self.open(file.release)
-        return self._open(_Wanted(str(file.release.version), self.form_path(file.sha256), file.sha256))
+        return self._open(self._of_file(file))
 
     def _of_release(self, release: Release) -> _Wanted:
         return _Wanted(str(release.version), self.path(release), release.sha256)
 
+    def _of_file(self, file: PublishedFile) -> _Wanted:
+        return _Wanted(str(file.release.version), self.file_path(file), file.sha256)
+
+    def _check(self, wanted: _Wanted, progress: Progress | None, *, anew: bool) -> bool:
+        with wanted.open() as file:
+            return self._verify(wanted, file, progress, anew=anew)
+
     def _open(self, wanted: _Wanted) -> FileIO:
         file = wanted.open()
         try:
-            if self._found.get(wanted.path) != (self._identity(file), wanted.sha256):
+            if self._found.get(wanted.path) != (_identity(file), wanted.sha256):
                 with self._locks.setdefault(wanted.path, threading.Lock()):
                     self._verify(wanted, file)
+                self._hashes.save()
                 file.seek(0)
         except BaseException:
             file.close()
@@ -190,25 +217,42 @@ class FolderStorage:
             return None
         return None if rest == path.name or (at and platform == ANY) else name
 
-    def _verify(self, wanted: _Wanted, file: FileIO, progress: Progress | None = None) -> None:
-        identity, found = self._found.get(wanted.path, (None, ""))
-        if identity != self._identity(file):  # a file that was found wrong is not hashed anew for each request, either
-            identity = self._identity(file)
-            try:
-                found = hash_file(file, progress)
-            except OSError as error:
-                raise ReleaseUnreadableError(wanted.version, wanted.path, str(error.strerror)) from error
-            if identity != self._identity(file):
-                found = "none: it changes while it is read"
+    def _verify(self, wanted: _Wanted, file: FileIO, progress: Progress | None = None, *, anew: bool = False) -> bool:
+        path, identity = wanted.path, _identity(file)
+        known, found = self._found.get(path, (None, ""))
+        if known != identity or (anew and path in self._recalled):
+            if (
+                not anew and self._hashes.get(path, identity) == wanted.sha256
+            ):  # no memory makes a good file a wrong one
+                found = wanted.sha256
+                self._recalled.add(path)
+                self._found[path] = (identity, found)
+                if progress:
+                    progress(identity[2])
             else:
-                self._found[wanted.path] = (identity, found)
-        if found != wanted.sha256:
-            raise ReleaseInvalidError(wanted.version, wanted.path, expected=wanted.sha256, found=found)
+                found = self._hash(wanted, file, progress)
+        if found != wanted.sha256:  # a file that is wrong is not hashed anew for each request, either
+            self._hashes.save()
+            raise ReleaseInvalidError(wanted.version, path, expected=wanted.sha256, found=found)
+        return path not in self._recalled
 
-    @staticmethod
-    def _identity(file: FileIO) -> _Identity:
-        found = os.fstat(file.fileno())
-        return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    def _hash(self, wanted: _Wanted, file: FileIO, progress: Progress | None) -> str:
+        began, identity = time.time_ns(), _identity(file)
+        try:
+            found = hash_file(file, progress)
+        except OSError as error:
+            raise ReleaseUnreadableError(wanted.version, wanted.path, str(error.strerror)) from error
+        if identity != _identity(file):
+            return "none: it changes while it is read"
+        self._recalled.discard(wanted.path)
+        self._found[wanted.path] = (identity, found)
+        self._hashes.add(wanted.path, identity, found, began)
+        return found
+
+
+def _identity(file: FileIO) -> Identity:
+    found = os.fstat(file.fileno())
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _place(staged: Path, path: Path) -> None:

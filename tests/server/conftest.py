@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from flask import Flask
 
@@ -21,3 +23,10 @@ def serve(publish):
         return app
 
     return serve
+
+
+@pytest.fixture
+def settled(monkeypatch):
+    """Let it be an hour later for what hashes files, so that none of them counts as just written."""
+    clock = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: clock() + 3_600_000_000_000)

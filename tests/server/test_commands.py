@@ -1,10 +1,12 @@
 """The commands, in this process and as programs of their own."""
 
+import hashlib
 import json
 import os
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from flask import Flask
 from flask.cli import ScriptInfo
 
 from patchify.__main__ import main
+from patchify.forms import Forms, Patch
 from patchify.keys import SigningKey
 from patchify.publishing import Publication
 from patchify.publishing.local import LocalPublisher
@@ -172,7 +175,62 @@ def test_check_has_one_line_for_the_key_and_for_each_release(publish, key):
         f"key: good, public key {key.verifying_key.to_hex()}",
         f"1.10.0: good, {settings['releases']}/app-1.10.0",
         f"1.9.0: good, {settings['releases']}/app-1.9.0",
+        "hashed: 2, remembered: 0",
     ]
+
+
+def test_check_hashes_no_file_again_unless_it_is_told_to(publish, settled):
+    settings = publish({"1.9.0": b"one", "1.10.0": b"two"})
+    assert invoke("check", settings=settings).stdout.endswith("hashed: 2, remembered: 0\n")
+    memory = settings["releases"] / ".hashes.json"
+    known = memory.read_bytes()
+    assert invoke("check", settings=settings).stdout.endswith("hashed: 0, remembered: 2\n")
+    memory.write_bytes(known.replace(settings["versions"]["1.9.0"].encode(), b"ab" * 32))
+    assert invoke("check", "--full", settings=settings).stdout.endswith("hashed: 2, remembered: 0\n")
+    assert json.loads(memory.read_bytes()) == json.loads(known)
+
+
+def test_a_full_check_finds_what_went_bad_without_a_write_and_so_does_every_start_after_it(publish, settled):
+    settings = publish({"1.0.0": b"one"})
+    path = settings["releases"] / "app-1.0.0"
+    assert invoke("check", settings=settings).exit_code == 0
+    path.write_bytes(b"eno")
+    memory = settings["releases"] / ".hashes.json"
+    found = path.stat()  # as if a disk had lost a bit: the file is said to be the same
+    members = json.loads(memory.read_bytes())
+    members["files"]["app-1.0.0"][1:] = [
+        getattr(found, f"st_{name}") for name in ("dev", "ino", "size", "mtime_ns", "ctime_ns")
+    ]
+    memory.write_text(json.dumps(members))
+    assert invoke("check", settings=settings).exit_code == 0
+    result = invoke("check", "--full", settings=settings)
+    assert result.exit_code == 1
+    assert f"{path} has SHA-256 " in result.stderr
+    assert result.stdout.endswith("hashed: 1, remembered: 0\n")
+    assert invoke("check", settings=settings).exit_code == 1
+
+
+def test_check_looks_at_the_forms_of_a_release_too(tmp_path, key):
+    storage = FolderStorage(tmp_path / "releases", "app")
+    storage.folder.mkdir()
+    catalogue = MemoryCatalogue()
+    (tmp_path / "build").write_bytes(b"build")
+    release = LocalPublisher(catalogue, storage).publish(
+        tmp_path / "build", Publication(version=parse_version("1.0.0"))
+    )
+    sha256 = hashlib.sha256(b"patch").hexdigest()
+    with catalogue.transaction() as transaction:
+        transaction.put(replace(release, forms=Forms(patches=(Patch("ab" * 32, sha256, 5),))))
+    settings = {"appname": "app", "key": key.to_hex(), "releases": storage.folder, "catalogue": catalogue}
+    result = invoke("check", settings=settings)
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: release 1.0.0: {storage.form_path(sha256)} is missing or not a regular file\n"
+    staged = storage.make_incoming() / "patch"
+    staged.write_bytes(b"patch")
+    storage.place_form(staged, sha256)
+    result = invoke("check", settings=settings)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[1:] == [f"1.0.0: good, {storage.path(release)}", "hashed: 2, remembered: 0"]
 
 
 def test_check_hashes_the_releases_of_a_catalogue_but_not_what_is_withdrawn_everywhere(tmp_path, key):
@@ -193,7 +251,10 @@ def test_check_hashes_the_releases_of_a_catalogue_but_not_what_is_withdrawn_ever
     settings = {"appname": "app", "key": key.to_hex(), "releases": storage.folder, "catalogue": catalogue}
     result = invoke("check", settings=settings)
     assert result.exit_code == 1
-    assert result.stdout.splitlines()[1:] == [f"4.0.0 for linux-x86_64: good, {paths[3]}"]
+    assert result.stdout.splitlines()[1:] == [
+        f"4.0.0 for linux-x86_64: good, {paths[3]}",
+        "hashed: 2, remembered: 0",
+    ]
     errors = result.stderr.splitlines()
     assert errors[0].startswith(f"Error: release 3.0.0: {paths[2]} has SHA-256 ")
     assert errors[1] == f"Error: release 2.0.0: {paths[1]} is missing or not a regular file"

@@ -24,9 +24,11 @@ from patchify.messages import UpdateDocument
 from patchify.releases import Placement, Release, ReleaseState
 from patchify.server import Config, Core
 from patchify.server import core as core_module
+from patchify.server import hashes as hashes_module
 from patchify.server.catalogue import Snapshot
 from patchify.server.sql_catalogue import SqlCatalogue
 from patchify.versions import parse_version
+from tests.conftest import KEY
 from tests.running import PATIENCE
 
 CONTENTS = {"1.0.0": b"one", "1.1.0": b"one point one", "2.0.0-rc.1": b"two"}
@@ -158,6 +160,45 @@ def test_what_a_progress_callable_raises_stops_the_start(publish):
 
     with pytest.raises(KeyError, match="stop"):
         Core(Config(**publish(CONTENTS)), stop)
+
+
+def test_a_second_start_hashes_only_what_is_new(core, caplog, settled, tmp_path):
+    caplog.set_level(logging.INFO, "patchify")
+    told = []
+    core({"1.0.0": b"one", "2.0.0": b"two"})
+    (tmp_path / "releases" / "app-2.0.0").unlink()
+    settings = {version: hashlib.sha256(data).hexdigest() for version, data in (("1.0.0", b"one"), ("3.0.0", b"three"))}
+    (tmp_path / "releases" / "app-3.0.0").write_bytes(b"three")
+    config = Config(appname="app", key=KEY, releases=tmp_path / "releases", versions=settings)
+    Core(config, lambda done, total: told.append((done, total)))
+    assert sorted(told) in ([(3, 8), (8, 8)], [(5, 8), (8, 8)])
+    first, second = caplog.messages
+    assert ", hashed: 2, remembered: 0)" in first
+    assert ", hashed: 1, remembered: 1)" in second
+    known = json.loads((tmp_path / "releases" / ".hashes.json").read_text())
+    assert known["files"].keys() == {"app-1.0.0", "app-3.0.0"}
+
+
+def test_a_start_that_fails_has_not_hashed_the_rest_for_nothing(publish, settled, caplog):
+    caplog.set_level(logging.INFO, "patchify")
+    settings = publish(CONTENTS)
+    wrong = settings | {"versions": settings["versions"] | {"1.0.0": "ab" * 32}}
+    with pytest.raises(ReleaseInvalidError):
+        Core(Config(**wrong))
+    Core(Config(**settings))
+    known = json.loads((settings["releases"] / ".hashes.json").read_text())["files"]
+    assert known.keys() == {f"app-{version}" for version in CONTENTS}
+
+
+def test_a_folder_that_nobody_may_write_to_stops_no_start(publish, settled, caplog, monkeypatch):
+    def fail(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(hashes_module, "write_durably", fail)
+    made = Core(Config(**publish(CONTENTS)))
+    assert len(caplog.messages) == 1
+    assert "cannot be written (Read-only file system)" in caplog.text
+    assert str(made.latest_version()) == "2.0.0-rc.1"
 
 
 # A catalogue that others change ---------------------------------------------------------------------------------------

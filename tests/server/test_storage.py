@@ -15,6 +15,7 @@ from patchify.errors import (
 )
 from patchify.releases import Release
 from patchify.server import storage as storage_module
+from patchify.server.catalogue import PublishedFile
 from patchify.server.storage import FolderStorage
 from patchify.versions import parse_version
 from tests.running import PATIENCE
@@ -135,6 +136,81 @@ def test_many_threads_that_meet_a_changed_file_hash_it_once(storage, hashed, tmp
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(meet, range(8))) == [CONTENT] * 8
     assert len(hashed) == 2
+
+
+# what an earlier start has hashed --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def again(storage, settled, tmp_path, hashed):
+    """Return the storage of a second start; the first has checked the release."""
+    assert storage.check(release(), anew=False)
+    storage.remember()
+    hashed.clear()
+    return FolderStorage(tmp_path, "app")
+
+
+def test_what_an_earlier_start_has_hashed_is_not_hashed_again(again, hashed):
+    told = []
+    assert not again.check(release(), told.append, anew=False)
+    assert told == [len(CONTENT)]
+    assert read(again) == CONTENT
+    assert hashed == []
+
+
+def test_to_open_a_file_it_is_enough_that_an_earlier_start_has_hashed_it(again, hashed):
+    assert read(again) == CONTENT
+    assert hashed == []
+
+
+def test_a_check_hashes_all_the_same_unless_told_otherwise_and_once_in_each_process(again, hashed):
+    assert not again.check(release(), anew=False)
+    assert again.check(release())
+    assert again.check(release())
+    assert again.check(release(), anew=False)
+    assert len(hashed) == 1
+
+
+def replace_it(path):
+    path.with_name("draft").write_bytes(CONTENT)
+    os.replace(path.with_name("draft"), path)
+
+
+@pytest.mark.parametrize(
+    "change", [os.utime, replace_it, lambda path: path.write_bytes(CONTENT)], ids=["touch", "replace", "write"]
+)
+def test_a_file_that_anybody_has_touched_since_is_hashed_again(again, hashed, tmp_path, change):
+    change(tmp_path / "app-1.0.0")
+    assert again.check(release(), anew=False)
+    assert len(hashed) == 1
+
+
+def test_a_memory_that_says_something_else_makes_no_good_file_a_wrong_one(again, hashed, tmp_path):
+    memory = tmp_path / ".hashes.json"
+    memory.write_text(memory.read_text().replace(release().sha256, "ab" * 32))
+    assert again.check(release(), anew=False)
+    assert len(hashed) == 1
+
+
+def test_what_is_hashed_while_it_is_served_is_remembered_too(storage, settled, tmp_path, hashed):
+    form = stage(storage)
+    storage.place_form(*form)
+    file = PublishedFile(form[1], 4, release())
+    for _ in range(2):
+        later = FolderStorage(tmp_path, "app")
+        assert read(later) == CONTENT
+        later.open_file(file).close()
+        assert len(hashed) == 2
+
+
+def test_a_file_that_was_written_just_now_is_hashed_at_the_next_start_again(storage, hashed, tmp_path):
+    storage.check(release())
+    storage.remember()
+    assert FolderStorage(tmp_path, "app").check(release(), anew=False)
+    assert len(hashed) == 2
+
+
+# files that are none --------------------------------------------------------------------------------------------------
 
 
 def make_nothing(path):
