@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial, wraps
 from io import FileIO
+from typing import cast
 
 from flask import Blueprint, Flask, Response, current_app, request
 from flask.blueprints import BlueprintSetupState
@@ -87,6 +88,11 @@ def _set_up(state: BlueprintSetupState) -> None:
     """Build the `Core` of this application: what is wrong with its configuration or releases stops the start here."""
     if _EXTENSION not in state.app.extensions:
         state.app.extensions[_EXTENSION] = Core(Config.from_mapping(state.app.config))
+    config = core_of(cast("Flask", state.app)).config
+    if config.requests_rate or config.bandwidth_rate:
+        from patchify.server.limits import set_up  # noqa: PLC0415 - not for every server, and it needs this module
+
+        set_up(state, config)
     prefix = (state.url_prefix or "").strip("/")
     if prefix:  # without one, what is nobody's is the host's
         state.app.before_request(partial(_answer_for_nothing, f"/{prefix}/"))

@@ -23,10 +23,13 @@ from patchify.errors import ConfigError, InvalidKeyError, InvalidVersionError
 from patchify.keys import SigningKey, decode_hex
 from patchify.platforms import ANY, parse_platform
 from patchify.releases import STABLE, parse_channel
+from patchify.server import rates
 from patchify.server.catalogue import Catalogue
+from patchify.server.rates import Rate
 from patchify.versions import parse_version
 
 PREFIX = "PATCHIFY_"
+MEMORY = "memory://"
 _REQUIRED = ("appname", "key", "releases")
 _LONGEST_LIFE = 24 * 366  # hours
 _NUMBERS = {  # name: the least, the most, what it is
@@ -35,6 +38,9 @@ _NUMBERS = {  # name: the least, the most, what it is
     "read_buffer": (1, None, "size; a whole number of KiB is expected"),
     "document_life": (1, _LONGEST_LIFE, f"time; a whole number of hours from 1 to {_LONGEST_LIFE} is expected"),
     "max_upload": (1, None, "size; a whole number of MiB is expected"),
+    "patches": (0, 100, "number of patches; a whole number from 0 to 100 is expected"),
+    "patch_size": (1, None, "size; a whole number of MiB is expected"),
+    "patch_time": (1, None, "time; a whole number of seconds is expected"),
     "proxies": (0, None, "number of proxies; a whole number from 0 is expected"),
 }
 _TOKEN = re.compile(r"[A-Za-z0-9_~+=-]{32,}")  # no dot and no slash: a path that is not there is no token
@@ -63,9 +69,21 @@ class Config:
         publish_token: What may publish over the network: at least 32 characters, or the path of a file that holds
             them. Default None: nothing may.
         max_upload: MiB; no larger release is taken over the network. Default 4096.
+        make_forms: Whether the forms of a release (compressed, patches) are made by a process in the background after
+            it is published. Default True; False: only by ``patchify patches make``.
+        patches: From how many of the last live releases before it a release can be reached by a patch. Default 3.
+        patch_size: MiB that two releases may have together for a patch between them to be made. Default 256, the memory
+            that clients give to it; to make one takes up to four times that.
+        patch_time: Seconds after which a patch that is being made is given up. Default 600.
         reports: Whether reports of clients are taken and counted in the catalogue. Default False.
         proxies: How many proxies in front of the server set X-Forwarded-For, -Proto and -Host; `create_app` believes so
             many. Behind fewer a client could give itself any address. Default 0: these headers are not believed.
+        rate_limit: How many requests of documents and files each client may make, such as ``120/minute``. A client is
+            an IPv4 address, or an IPv6 network of 2**64 of them. Default None: as many as it likes.
+        bandwidth_limit: How many bytes of files each client may have, such as ``2 GiB/hour``. A file counts when it
+            begins, as far as it was asked for. Default None: as many as it likes.
+        limits_storage: Where both are counted: ``memory://`` for each worker by itself; or a store that the library
+            `limits` has, such as ``redis://localhost:6379``, for all workers and hosts. Default memory://.
         stream_threshold: KiB; a body up to this size is read at once and sent in one piece. Default 1000.
         stream_buffer: KiB; size of the pieces of a larger one where the kernel cannot send it. Default 256.
         read_buffer: KiB; how much is read from the disk at once for these pieces. Default 128.
@@ -84,8 +102,15 @@ class Config:
     document_life: int = 168  # hours
     publish_token: str | os.PathLike[str] | None = field(default=None, repr=False)
     max_upload: int = 4096  # MiB
+    make_forms: bool = True
+    patches: int = 3
+    patch_size: int = 256  # MiB
+    patch_time: int = 600  # seconds
     reports: bool = False
     proxies: int = 0
+    rate_limit: str | None = None
+    bandwidth_limit: str | None = None
+    limits_storage: str = field(default=MEMORY, repr=False)  # a URL may hold a password
     stream_threshold: int = 1000  # KiB
     stream_buffer: int = 256  # KiB
     read_buffer: int = 128  # KiB
@@ -94,9 +119,11 @@ class Config:
     folder: Path = field(init=False, repr=False, compare=False)
     hashes: Mapping[str, str] = field(init=False, repr=False, compare=False)
     token: str | None = field(init=False, repr=False, compare=False)
+    requests_rate: Rate | None = field(init=False, repr=False, compare=False)
+    bandwidth_rate: Rate | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check every value and keep the parsed ones: ``signing_key``, ``folder``, ``hashes``, ``token``."""
+        """Check every value and keep the parsed ones: ``signing_key``, ``folder``, ``hashes``, ``token``, the rates."""
         if not isinstance(self.appname, str) or not self.appname or not set("/\\\0").isdisjoint(self.appname):
             raise ConfigError("appname", f"{self.appname!r} is not a name; it begins the file name of every release")
         if not isinstance(self.releases, str | os.PathLike) or not str(self.releases) or "\0" in str(self.releases):
@@ -108,10 +135,18 @@ class Config:
         _check_catalogue(self.catalogue, self.versions)
         if not isinstance(self.reports, bool) or (self.reports and self.catalogue is None):
             raise ConfigError("reports", f"{self.reports!r} is not false, nor true with a catalogue to count them in")
+        if not isinstance(self.make_forms, bool):
+            raise ConfigError("make_forms", f"{self.make_forms!r} is neither true nor false")
         object.__setattr__(self, "signing_key", _signing_key(self.key))
         object.__setattr__(self, "folder", Path(self.releases))
         object.__setattr__(self, "hashes", MappingProxyType(dict(_hashes({} if self.catalogue else self.versions))))
         object.__setattr__(self, "token", None if self.publish_token is None else _token(self.publish_token))
+        object.__setattr__(self, "requests_rate", _rate("rate_limit", self.rate_limit, rates.requests))
+        object.__setattr__(self, "bandwidth_rate", _rate("bandwidth_limit", self.bandwidth_limit, rates.bandwidth))
+        if not isinstance(self.limits_storage, str) or "://" not in self.limits_storage:  # and it is not shown
+            raise ConfigError(
+                "limits_storage", "is not the URL of a store, such as memory:// or redis://localhost:6379"
+            )
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any]) -> Self:
@@ -211,6 +246,13 @@ def _check_name(name: str, value: object, parse: Callable[[str], str]) -> None:
         raise ConfigError(name, f"{value!r:.80} is not a name")
     try:
         parse(value)
+    except ValueError as error:
+        raise ConfigError(name, str(error)) from error
+
+
+def _rate(name: str, value: object, parse: Callable[[object], Rate]) -> Rate | None:
+    try:
+        return None if value is None else parse(value)
     except ValueError as error:
         raise ConfigError(name, str(error)) from error
 
