@@ -44,6 +44,7 @@ _request_log = logging.getLogger("patchify.server.requests")
 _EXTENSION = "patchify"
 _STARTED = "patchify.started"  # in the environ: when the request arrived here, for its line in the log
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_BRIEFLY = "public, max-age=1, stale-while-revalidate=1"  # a pause or a withdrawal counts for everybody at once
 _FAILURES = {  # the path goes to the log, never into an answer
     ReleaseMissingError: "Release file missing",
     ReleaseUnreadableError: "Cannot open release file",
@@ -157,9 +158,7 @@ def updates(channel: str, platform: str) -> Response:
     core = core_of(current_app)
     document = core.update_document(channel, platform)
     signals.emit(signals.update_document_sent, core, channel=channel, platform=platform)
-    response = _signed(document)
-    response.headers["Cache-Control"] = "no-cache"  # a pause or a withdrawal counts from the next check on
-    return response
+    return _signed(document)
 
 
 @_route("/releases/<version>")
@@ -220,8 +219,14 @@ def _answer_for_nothing(prefix: str) -> Response | None:
 
 
 def _signed(document: SignedDocument) -> Response:
-    response = current_app.response_class(document.body, content_type=JSON)
-    response.headers[SIGNATURE_HEADER] = document.signature
+    tag = f'"{document.signature[:32]}"'  # of other bytes it would be another one
+    if request.environ.get("HTTP_IF_NONE_MATCH") == tag:
+        response = _empty(304)
+    else:
+        response = current_app.response_class(document.body, content_type=JSON)
+        response.headers[SIGNATURE_HEADER] = document.signature
+    response.headers["ETag"] = tag
+    response.headers["Cache-Control"] = _BRIEFLY
     return response
 
 

@@ -138,7 +138,7 @@ def test_a_missing_package_says_which_extra_brings_it(monkeypatch):
 def test_a_document_is_signed_over_exactly_its_bytes(client, key, path):
     answer = client.get(f"/api/{path}")
     assert key.verifying_key.verify(answer.data, decode_signature(answer.headers["X-Signature"]))
-    assert dict(answer.headers).keys() == {"Content-Type", "Content-Length", "X-Signature"}
+    assert dict(answer.headers).keys() == {"Content-Type", "Content-Length", "X-Signature", "ETag", "Cache-Control"}
     head = client.head(f"/api/{path}")
     assert (head.status_code, head.data, dict(head.headers)) == (200, b"", dict(answer.headers))
 
@@ -182,17 +182,35 @@ def test_a_host_with_its_own_page_for_every_error_is_asked_for_it(app):
     assert app.test_client().get("/api/hashes/3.0.0").data == b"Version 3.0.0 not found"
 
 
+@pytest.mark.parametrize("path", ["latest", "hashes/1.0.0", "updates/stable/any"])
+def test_who_has_a_document_gets_304_as_long_as_it_says_the_same(client, path):
+    answer = client.get(f"/api/{path}")
+    etag = answer.headers["ETag"]
+    again = client.get(f"/api/{path}", headers={"If-None-Match": etag})
+    assert (again.status_code, again.data) == (304, b"")
+    assert dict(again.headers) == {"ETag": etag, "Cache-Control": answer.headers["Cache-Control"]}
+    assert client.get(f"/api/{path}", headers={"If-None-Match": '"other"'}).data == answer.data
+
+
+def test_what_is_no_document_may_not_be_kept(client):
+    for path in ("hashes/9.0.0", "hashes/x", "updates/unknown/any", "updates/Big/any", "releases/9.0.0"):
+        answer = client.get(f"/api/{path}")
+        assert answer.status_code >= 400
+        assert "Cache-Control" not in answer.headers
+
+
 # Update documents -----------------------------------------------------------------------------------------------------
 
 
-def test_an_update_document_is_signed_and_asked_for_anew_each_time(client, key, app):
+def test_an_update_document_is_signed_and_may_be_kept_for_a_second(client, key, app):
     answer = client.get("/api/updates/stable/linux-x86_64")
     assert key.verifying_key.verify(answer.data, decode_signature(answer.headers["X-Signature"]))
     assert dict(answer.headers) == {
         "Content-Type": "application/json",
         "Content-Length": str(len(answer.data)),
         "X-Signature": answer.headers["X-Signature"],
-        "Cache-Control": "no-cache",
+        "ETag": f'"{answer.headers["X-Signature"][:32]}"',
+        "Cache-Control": "public, max-age=1, stale-while-revalidate=1",
     }
     document = UpdateDocument.parse(answer.data)
     assert (document.appname, document.channel, document.platform) == ("app", "stable", "linux-x86_64")

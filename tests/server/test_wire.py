@@ -28,12 +28,9 @@ def test_the_answer_is_the_recorded_one(serve, publish, server, recorded):
     with client.open(f"/api/{recorded['path']}", method=recorded["method"]) as answer:
         headers = {name.lower(): value for name, value in answer.headers.items()}
         assert answer.status_code == recorded["status"]
-        # Above the original's headers stand only those of ranges and caches, and only with releases.
-        extra = (
-            {"etag", "accept-ranges"}
-            if recorded["path"].startswith("releases/") and recorded["status"] == 200
-            else set()
-        )
+        # Above the original's headers stand only those of ranges, with releases, and of caches.
+        release = recorded["path"].startswith("releases/")
+        extra = {"etag", "accept-ranges" if release else "cache-control"} if recorded["status"] == 200 else set()
         assert {name: value for name, value in headers.items() if name not in extra} == recorded["headers"]
         if "body" in recorded:
             assert answer.data == recorded["body"].encode()
