@@ -14,7 +14,6 @@ import lzma
 import os
 import re
 import shutil
-import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,7 +23,8 @@ from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from patchify.errors import MissingExtraError, UnsafeArchiveError
+from patchify.client.patches import zstd_module
+from patchify.errors import UnsafeArchiveError
 from patchify.files import Progress, sync_folder
 
 _PIECE = 64 * 1024  # bytes read, or decompressed, at once
@@ -116,19 +116,9 @@ def _open(archive: BinaryIO, progress: Progress) -> Iterator[bytes]:
         new = partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
         return _decompressed(pieces, new, lzma.LZMAError)
     if magic.startswith(b"\x28\xb5\x2f\xfd"):
-        return _decompressed(pieces, *_zstd())
+        zstd = zstd_module()
+        return _decompressed(pieces, zstd.ZstdDecompressor, zstd.ZstdError)
     return pieces
-
-
-def _zstd() -> tuple[Callable[[], _Decompressor], type[Exception]]:
-    try:
-        if sys.version_info >= (3, 14):  # pragma: no cover - the other branch has the same names
-            from compression import zstd  # noqa: PLC0415 - not every program needs it
-        else:
-            from backports import zstd  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingExtraError("unpacking zstd", "[zstd]", "backports.zstd") from error
-    return zstd.ZstdDecompressor, zstd.ZstdError
 
 
 def _read(archive: BinaryIO, progress: Progress) -> Iterator[bytes]:

@@ -168,7 +168,11 @@ class Fetcher:
     def _decompress(self, release: Release, leg: Leg, part: PartFile) -> None:
         with _blaming(release, leg):
             part.cut(0)
-            patches.decompress(str(release.version), self._installer.form_path(leg.sha256), leg, part.write)
+            try:
+                patches.decompress(str(release.version), self._installer.form_path(leg.sha256), leg, part.write)
+            except PatchError:
+                part.discard()  # it is no beginning of the release
+                raise
             self._installer.stage(release.version, part, release.sha256)
 
     def _patch(self, release: Release, legs: tuple[Leg, ...], part: PartFile) -> None:

@@ -30,6 +30,7 @@ def test_it_is_read_as_it_was_written_by_its_owner_alone(path):
         retry_at=NOW,
         failure="x",
         choices=Choices(channel="beta", skipped=("1.0.0",)),
+        bad_files=("ab" * 32,),
     )
     save(path, memory)
     assert load(path) == memory
@@ -41,6 +42,22 @@ def test_a_new_installation_has_an_id_of_its_own(path):
     assert uuid.UUID(one.installation).version == 4
     assert one.installation != other.installation
     assert replace(one, installation="") == replace(other, installation="") == Memory(installation="")
+
+
+def test_what_an_earlier_version_remembered_is_enough(path):
+    save(path, Memory(serial=7))
+    members = json.loads(path.read_bytes())
+    del members["bad_files"]
+    path.write_text(json.dumps(members))
+    assert load(path).serial == 7
+    assert load(path).bad_files == ()
+
+
+def test_of_bad_files_the_oldest_are_forgotten():
+    memory = Memory()
+    for number in (*range(51), 7):
+        memory = memory.with_bad_file(f"{number:064x}")
+    assert memory.bad_files == tuple(f"{number:064x}" for number in (*range(1, 7), *range(8, 51), 7))
 
 
 @pytest.mark.parametrize(
