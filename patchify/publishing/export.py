@@ -181,7 +181,7 @@ class Export:
         sync_folder(self._folder / "files")
 
     def _add(self, file: PublishedFile, target: Path, outcome: Outcome, tell: Progress) -> None:
-        source = self._storage.path(file.release) if file.whole else self._storage.form_path(file.sha256)
+        source = self._storage.file_path(file)
         with self._storage.open_file(file) as opened:
             if self._link(source, opened):
                 outcome.linked += 1

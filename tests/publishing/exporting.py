@@ -1,6 +1,7 @@
 """An application whose releases are exported, and what must be true of the folder at any instant.
 
-`python -m tests.publishing.exporting export FOLDER` brings the export in a folder that was made by `prepare` up to date.
+`python -m tests.publishing.exporting export FOLDER` brings the export in a folder that was made by `prepare` up to date,
+and removes nothing.
 `python -m tests.publishing.exporting killed FOLDER WAY` does so in processes that kill themselves, at the first line of
 the export, at the second, and so on; below FOLDER is one folder for each, named by its number: what it left behind.
 """
@@ -127,11 +128,11 @@ def prepare(folder, way="linked"):
             path.chmod(WAYS[way])
 
 
-def bring_up_to_date(folder):
-    """Export the second release, and remove what is not needed."""
+def bring_up_to_date(folder, *, prune=True):
+    """Export the second release, and perhaps remove what is not needed."""
     storage = FolderStorage(folder / "releases", "app")
     core = core_of(storage, described("1.0.0")[0], described("2.0.0", "1.0.0")[0])
-    return Export(folder / "out", storage).write(plan(core, MOMENT), MOMENT, prune=True)
+    return Export(folder / "out", storage).write(plan(core, MOMENT), MOMENT, prune=prune)
 
 
 def killed(root, way):
@@ -153,6 +154,6 @@ def killed(root, way):
 if __name__ == "__main__":
     export_plan.KNOWN = FEW
     if sys.argv[1] == "export":
-        bring_up_to_date(Path(sys.argv[2]))
+        bring_up_to_date(Path(sys.argv[2]), prune=False)
     else:
         killed(Path(sys.argv[2]), sys.argv[3])
