@@ -178,7 +178,7 @@ class Export:
                 outcome.added += file.size
             done += file.size
             tell(0)
-        sync_folder(self._folder / "files")
+        self._sync(self._folder / "files")
 
     def _add(self, file: PublishedFile, target: Path, outcome: Outcome, tell: Progress) -> None:
         source = self._storage.file_path(file)
@@ -226,6 +226,11 @@ class Export:
             os.chmod(self._draft, _READABLE)
             os.fsync(draft.fileno())
 
+    def _sync(self, *folders: Path) -> None:
+        """Make what was renamed into folders durable: a rename is certain when it is so in both of its folders."""
+        for folder in (*folders, self._own):
+            sync_folder(folder)
+
     # Documents --------------------------------------------------------------------------------------------------------
 
     def _write_documents(self, plan: Plan, outcome: Outcome) -> None:
@@ -242,8 +247,7 @@ class Export:
                 draft.write(data)
             os.replace(self._draft, target)
             outcome.written += 1
-        for folder in sorted(changed):
-            sync_folder(folder)
+        self._sync(*sorted(changed))
 
     def _prune(self, plan: Plan, needed: Mapping[str, datetime], time: datetime, outcome: Outcome) -> None:
         """Remove what is not planned and not needed any more, documents before files."""

@@ -21,6 +21,11 @@ def few_platforms(monkeypatch):
     monkeypatch.setattr(exporting.export_plan, "KNOWN", exporting.FEW)
 
 
+def files_in(releases):
+    """Return the bytes of all releases and their forms."""
+    return {path: path.read_bytes() for path in (*releases.glob("app-*"), *releases.glob(".forms/*"))}
+
+
 def is_finished(out):
     """Return whether an export has the new documents, and the files of these and the old ones alone."""
     files = files_of(described("1.0.0")[0]) | files_of(described("2.0.0", "1.0.0")[0])
@@ -39,13 +44,11 @@ def test_an_export_that_is_killed_at_any_line_leaves_documents_with_their_files(
     assert all(NEW in versions <= {OLD, NEW} for versions in found[began:]), "what is new stays"
     assert is_finished(in_memory / str(names[-1]) / "out")
     for name in names:
-        releases = {
-            path: path.read_bytes() for path in (in_memory / str(name) / "releases").rglob("*") if path.is_file()
-        }
+        releases = files_in(in_memory / str(name) / "releases")
         bring_up_to_date(in_memory / str(name))
         assert is_finished(in_memory / str(name) / "out"), name
         assert os.listdir(in_memory / str(name) / "out" / ".patchify-export").count("draft") == 0
-        assert all(path.read_bytes() == data for path, data in releases.items()), name
+        assert files_in(in_memory / str(name) / "releases") == releases, name
     show(f"an export ({way}) was killed at {len(names) - 1} lines: {began} left the old documents")
 
 
