@@ -14,7 +14,7 @@ from patchify.errors import MissingExtraError
 
 _CLIENT = ("rollback", "run", "status")
 _SERVER = ("check", "hash", "keygen")
-_UPKEEP = ("export", "fleet", "init", "migrate", "prune", "verify")
+_UPKEEP = ("export", "fleet", "init", "migrate", "patches", "prune", "verify")
 _PUBLISHING = ("list", "pause", "promote", "publish", "resume", "rollout", "show", "withdraw")
 
 

@@ -162,6 +162,10 @@ class ExportBusyError(UnavailableError):
         self.path = path
 
 
+class FormGivenUpError(RejectedError):
+    """A form of a release was not made, and would not be another time: it is not much smaller, or takes too much."""
+
+
 class PublishingRefusedError(RejectedError):
     """The server lets nobody publish this way: wrong token, no TLS, not switched on. Attribute: ``status`` (HTTP)."""
 

@@ -34,6 +34,7 @@ from patchify.publishing.command_line import (
 from patchify.publishing.destination import Destination, is_editable
 from patchify.publishing.export_command import export
 from patchify.publishing.fleet_command import fleet
+from patchify.publishing.patches_command import patches
 from patchify.publishing.publisher import MOST_PAUSE_AFTER, Publication, Publisher
 from patchify.publishing.stones import missing_since
 from patchify.publishing.tables import release_details, releases_table
@@ -54,7 +55,7 @@ def publishing() -> None:
     """Publish releases and steer them."""
 
 
-for _command in (*upkeep_commands.COMMANDS, export, fleet):
+for _command in (*upkeep_commands.COMMANDS, export, fleet, patches):
     publishing.add_command(_command)
 
 

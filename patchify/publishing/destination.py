@@ -6,6 +6,7 @@ What is only needed for one of them is only imported then: neither Flask nor a d
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from patchify.errors import ConfigError
+from patchify.publishing.background import starter
 from patchify.publishing.publisher import Publisher
 
 if TYPE_CHECKING:
     from patchify.publishing.local import LocalPublisher
+    from patchify.publishing.maker import Maker
     from patchify.server.catalogue import EditableCatalogue
+    from patchify.server.config import Config
     from patchify.server.storage import FolderStorage
 
 SETTINGS = Path("patchify.toml")
@@ -54,11 +58,20 @@ class Destination:
         """Return what publishes here. Raises as `publisher`."""
         from patchify.publishing.local import LocalPublisher  # noqa: PLC0415 - see above
 
-        return LocalPublisher(*self._parts())
+        catalogue, storage, config = self._parts()
+        return LocalPublisher(catalogue, storage, changed=starter(config))
 
     def catalogue(self) -> EditableCatalogue:
         """Return the catalogue here. Raises as `publisher`."""
         return self._parts()[0]
+
+    def maker(self, tell: Callable[[str], None]) -> Maker:
+        """Return what makes forms here, and calls ``tell`` with a line about each. Raises as `publisher`."""
+        from patchify.publishing.maker import Maker  # noqa: PLC0415 - see above
+        from patchify.publishing.making import Limits  # noqa: PLC0415
+
+        catalogue, storage, config = self._parts()
+        return Maker(catalogue, storage, Limits.of(config), tell)
 
     def is_configured(self) -> bool:
         """Return whether anything but an application says where to publish."""
@@ -75,12 +88,12 @@ class Destination:
             raise click.UsageError(f"publishing to {self.to} needs a token, from --token-file or {TOKEN}")
         return token
 
-    def _parts(self) -> tuple[EditableCatalogue, FolderStorage]:
+    def _parts(self) -> tuple[EditableCatalogue, FolderStorage, Config]:
         if self.app is not None and self.config is None:
             from patchify.server.commands import load_core  # noqa: PLC0415 - see above
 
             core = load_core(self.app)
-            return _editable(core.catalogue), core.storage
+            return _editable(core.catalogue), core.storage, core.config
         path = self.config or SETTINGS
         if not path.exists():
             raise click.UsageError(
@@ -90,7 +103,7 @@ class Destination:
         from patchify.server.storage import FolderStorage  # noqa: PLC0415
 
         config = Config.from_file(path)
-        return _editable(_opened(config.catalogue)), FolderStorage(config.folder, config.appname)
+        return _editable(_opened(config.catalogue)), FolderStorage(config.folder, config.appname), config
 
 
 def is_editable(catalogue: object) -> bool:

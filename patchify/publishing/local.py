@@ -10,8 +10,8 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from semver import Version
@@ -26,40 +26,40 @@ from patchify.errors import (
     UnreadableFileError,
 )
 from patchify.files import Progress
+from patchify.forms import Forms
 from patchify.publishing import retention, staging, steering
+from patchify.publishing.leftovers import Leftover, leftovers
+from patchify.publishing.making import useless_patches
 from patchify.publishing.publisher import Publication, check_name
 from patchify.releases import Release, Schedule
-from patchify.server.catalogue import EditableCatalogue
+from patchify.server.catalogue import EditableCatalogue, PublishedFile
 from patchify.server.formats import detect_format
 from patchify.server.storage import FolderStorage
-
-STALE = timedelta(days=1)
-"""How long nothing must have been added to an upload before `LocalPublisher.prune` takes it for given up."""
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Leftover:
-    """A file that nobody needs any more: where it is, its size (bytes), and why."""
-
-    path: Path
-    size: int
-    why: str
-
-
 class LocalPublisher:
-    """A `Publisher` that changes a catalogue and a folder."""
+    """A `Publisher` that changes a catalogue and a folder.
+
+    Args:
+        catalogue: Which releases there are.
+        storage: Where their files are.
+        now: Gives the time, UTC.
+        changed: Called when releases were published or steered: there may be forms to make.
+    """
 
     def __init__(
         self,
         catalogue: EditableCatalogue,
         storage: FolderStorage,
         now: Callable[[], datetime] = releases.now,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._catalogue = catalogue
         self._storage = storage
         self._now = now
+        self._changed = changed
 
     # A new release ----------------------------------------------------------------------------------------------------
 
@@ -105,6 +105,7 @@ class LocalPublisher:
             if known.get(release.name) != release:
                 transaction.put(release)
         _log.info("published %s in %s: %d bytes, SHA-256 %s", release, publication.channel, size, sha256)
+        self._changed()
         return release
 
     def _check_name(self, publication: Publication) -> None:
@@ -185,6 +186,8 @@ class LocalPublisher:
         for release in changed:
             states = ", ".join(f"{each.state.value} in {each.channel} ({each.schedule})" for each in release.placements)
             _log.info("changed %s: %s", release, states)
+        if changed:
+            self._changed()
         if refused is not None:
             raise refused
         return list(changed)
@@ -192,68 +195,74 @@ class LocalPublisher:
     # Upkeep -----------------------------------------------------------------------------------------------------------
 
     def verify(self, progress: Progress | None = None) -> list[str]:
-        """Hash the file of every release and return what is wrong, one line each; nothing if all is well.
+        """Hash the files of every release and return what is wrong, one line each; nothing if all is well.
 
-        A release that is withdrawn everywhere needs no file. ``progress`` is called with the bytes of all files so far.
+        A release that is withdrawn everywhere needs none. ``progress`` is called with the bytes of all files so far.
         """
         problems = []
         done = 0
         for release in self.releases():
-            counter = None if progress is None else _Counter(progress, done)
-            try:
-                self._storage.check(release, counter)
-            except ReleaseError as error:
-                if not (isinstance(error, ReleaseMissingError) and retention.withdrawn(release)):
-                    problems.append(str(error))
-            done += release.size
+            for sha256, size in ((release.sha256, release.size), *release.forms.files(release.size)):
+                counter = None if progress is None else _Counter(progress, done)
+                try:
+                    self._storage.check_file(PublishedFile(sha256, size, release), counter)
+                except ReleaseError as error:
+                    if not (isinstance(error, ReleaseMissingError) and retention.withdrawn(release)):
+                        problems.append(str(error))
+                done += size
         return problems
 
-    def prune(self, keep: int | None = None, *, dry_run: bool = False) -> list[Leftover]:
+    def prune(self, keep: int | None = None, *, patches: bool = False, dry_run: bool = False) -> list[Leftover]:
         """Remove the files that nobody needs any more, and return them.
 
         That is: files of releases that are withdrawn everywhere (the catalogue still knows these), files named as
-        releases that the catalogue does not know, and uploads that were given up.
+        releases that the catalogue does not know, forms that no release has, and uploads that were given up.
 
         Args:
             keep: Forget old releases, too, but never the newest so many that everybody is offered in a channel for a
                 platform, nor what clients below a floor go to first; see `retention.superseded`. None: forget none.
+            patches: Forget patches, too, that are from what is live in no channel any more.
             dry_run: Remove nothing.
 
         Raises:
             PublicationError: ``keep`` is less than 1.
             StorageUnavailableError, CatalogueError, CatalogueUnavailableError: part of it may have been done.
         """
-        surplus: list[Release] = []
-        if keep is not None:
-            with self._catalogue.transaction() as transaction:
-                surplus = retention.superseded(transaction.releases().values(), keep, self._now())
-                for release in () if dry_run else surplus:
+        with self._catalogue.transaction() as transaction:
+            known = dict(transaction.releases())
+            surplus = [] if keep is None else retention.superseded(known.values(), keep, self._now())
+            for release in surplus:
+                del known[release.name]
+            lighter = list(_with_fewer_forms(known, patches=patches))
+            if not dry_run:
+                for release in surplus:
                     transaction.remove(release)
-        with (
-            self._catalogue.transaction() as transaction
-        ):  # a second one: files go when nobody is told of them any more
+                for release in lighter:
+                    transaction.put(release)
+        forgotten = {each.name for each in surplus}
+        # in a second one: files go when nobody is told of them any more
+        with self._catalogue.transaction() as transaction:
+            known = dict(transaction.releases())
+            if dry_run:
+                known = {name: each for name, each in known.items() if name not in forgotten}
+                known |= {each.name: each for each in lighter}
             try:
-                found = list(self._leftovers(transaction.releases(), surplus))
+                found = list(leftovers(self._storage, known, forgotten, self._now()))
                 for each in () if dry_run else found:
-                    each.path.unlink(missing_ok=True)
+                    each.remove()
             except OSError as error:
                 raise StorageUnavailableError(error.filename or self._storage.folder, error) from error
         return found
 
-    def _leftovers(self, known: steering.Releases, surplus: list[Release]) -> Iterator[Leftover]:
-        forgotten = {each.name for each in surplus}
-        for name, path in self._storage.files().items():
-            if name in forgotten:
-                yield Leftover(path, path.stat().st_size, "superseded")
-            elif name not in known:
-                yield Leftover(path, path.stat().st_size, "not in the catalogue")
-            elif retention.withdrawn(known[name]):
-                yield Leftover(path, path.stat().st_size, "withdrawn")
-        oldest = (self._now() - STALE).timestamp()
-        with contextlib.suppress(FileNotFoundError), os.scandir(self._storage.incoming) as entries:
-            for entry in sorted(entries, key=lambda each: each.name):
-                if entry.stat(follow_symlinks=False).st_mtime < oldest:
-                    yield Leftover(Path(entry), entry.stat(follow_symlinks=False).st_size, "given up")
+
+def _with_fewer_forms(known: steering.Releases, *, patches: bool) -> Iterator[Release]:
+    """Yield releases without the forms that are not needed any more: all of a withdrawn one, and useless patches."""
+    for release in known.values():
+        useless = useless_patches(release, known.values()) if patches else []
+        kept = tuple(each for each in release.forms.patches if each not in useless)
+        forms = Forms() if retention.withdrawn(release) else replace(release.forms, patches=kept)
+        if forms != release.forms:
+            yield replace(release, forms=forms)
 
 
 def _format(staged: Path, size: int, publication: Publication) -> str:

@@ -40,6 +40,7 @@ def release_details(release: Release, now: datetime) -> str:
         ("format", release.format),
         ("size", f"{release.size} bytes ({spelled_size(release.size)})"),
         ("SHA-256", release.sha256),
+        *_forms(release),
         ("published", release.published.strftime(f"{_TIME} UTC") if release.published else "-"),
         ("critical", "yes: offered to everybody at once" if release.critical else "no"),
         ("floor", f"{release.floor}: older versions go there first" if release.floor else "none"),
@@ -77,6 +78,14 @@ def _standing(release: Release, placement: Placement, now: datetime) -> Iterator
         yield f"pauses above {placement.pause_above} % of failures, after {placement.pause_after} outcomes"
     if placement.why:
         yield f"because: {placement.why}"
+
+
+def _forms(release: Release) -> Iterator[tuple[str, str]]:
+    """Yield what is known of the forms that clients load instead of the whole."""
+    if (compressed := release.forms.compressed) is not None:
+        yield "compressed", f"{compressed.size} bytes ({spelled_size(compressed.size)})"
+    if sizes := [each.size for each in release.forms.patches]:
+        yield "patches", f"{len(sizes)}, of {spelled_size(min(sizes))} at least; `patchify patches` lists them"
 
 
 def _offered(release: Release, placement: Placement, now: datetime) -> str:

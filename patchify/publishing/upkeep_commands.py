@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +16,10 @@ from patchify.files import write_durably
 from patchify.publishing.command_line import REFUSED, Command, bar, here, json_option, print_json
 from patchify.publishing.destination import SETTINGS, Destination
 from patchify.publishing.tables import columns, spelled_size
+
+if TYPE_CHECKING:
+    from patchify.publishing.leftovers import Leftover
+    from patchify.releases import Release
 
 _SETTINGS = """\
 # Settings of the update server and of publishing; paths start at the folder of this file.
@@ -88,10 +94,10 @@ def migrate(destination: Destination) -> None:
 @json_option
 @here
 def verify(destination: Destination, as_json: bool) -> None:
-    """Hash the files of all releases, and print what is wrong. Exit status 1 if anything is."""
+    """Hash the files of all releases and of their forms, and print what is wrong. Exit status 1 if anything is."""
     publisher = destination.local()
     releases = publisher.releases()
-    with bar("verifying", sum(each.size for each in releases)) as progress:
+    with bar("verifying", sum(size for each in releases for size in _sizes(each))) as progress:
         problems = publisher.verify(progress)
     if as_json:
         print_json({"releases": len(releases), "problems": problems})
@@ -115,10 +121,14 @@ def verify(destination: Destination, as_json: bool) -> None:
 def prune(destination: Destination, keep: int | None, dry_run: bool, as_json: bool) -> None:
     """Remove the files that nobody needs: of withdrawn releases, of unknown ones, of uploads that were given up.
 
-    What a floor makes old clients go to first is always kept, on each platform up to a version that everybody is
-    offered, and so are drafts and what is paused.
+    Forms that no release has any more go, too. What a floor makes old clients go to first is always kept, on each
+    platform up to a version that everybody is offered, and so are drafts and what is paused.
     """
-    found = destination.local().prune(keep, dry_run=dry_run)
+    print_leftovers(destination.local().prune(keep, dry_run=dry_run), dry_run=dry_run, as_json=as_json)
+
+
+def print_leftovers(found: list[Leftover], *, dry_run: bool, as_json: bool) -> None:
+    """Print what was removed, or would be."""
     if as_json:
         print_json([{"file": str(each.path), "size": each.size, "why": each.why} for each in found])
         return
@@ -126,6 +136,12 @@ def prune(destination: Destination, keep: int | None, dry_run: bool, as_json: bo
         click.echo(columns((str(each.path), spelled_size(each.size), each.why) for each in found))
     freed = spelled_size(sum(each.size for each in found))
     click.echo(f"files {'to remove' if dry_run else 'removed'}: {len(found)}, {freed}")
+
+
+def _sizes(release: Release) -> Iterator[int]:
+    """Yield the sizes of all files of a release."""
+    yield release.size
+    yield from (size for _, size in release.forms.files(release.size))
 
 
 COMMANDS = (init, migrate, verify, prune)

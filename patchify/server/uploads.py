@@ -99,10 +99,12 @@ def _set_up(state: BlueprintSetupState) -> None:
             f"{PREFIX}PUBLISH_TOKEN",
             f"releases can only be published into a catalogue that can be changed: configure {PREFIX}CATALOGUE",
         )
-    from patchify.publishing.local import LocalPublisher  # noqa: PLC0415 - it imports this half itself
+    from patchify.publishing.background import starter  # noqa: PLC0415 - it imports this half itself
+    from patchify.publishing.local import LocalPublisher  # noqa: PLC0415 - as well
 
     catalogue = cast("EditableCatalogue", core.catalogue)
-    api = _Api(core, catalogue, LocalPublisher(catalogue, core.storage), Admission(core.config.token))
+    publisher = LocalPublisher(catalogue, core.storage, changed=starter(core.config))
+    api = _Api(core, catalogue, publisher, Admission(core.config.token))
     for method, rule, view in (
         ("GET", "/uploads/<sha256>", api.offset),
         ("POST", "/uploads/<sha256>", api.upload),

@@ -42,6 +42,7 @@ def server(tmp_path_factory):
         "RELEASES": str(folder / "releases"),
         "CATALOGUE": catalogue,
         "PUBLISH_TOKEN": TOKEN,
+        "MAKE_FORMS": False,
     }
     env = {"SERVED": json.dumps({f"PATCHIFY_{name}": value for name, value in settings.items()})}
     options = ["--preload", "--worker-class", "gthread", "--threads", "4", "--workers", "2"]

@@ -44,7 +44,7 @@ def over_the_network(folder):
     """Return a function that publishes a version as a server does, going on with what is there of the upload."""
     app = Flask("host")
     settings = {"appname": "app", "key": "11" * 32, "releases": folder, "catalogue": catalogue_in(folder)}
-    settings |= {"publish_token": TOKEN, "max_upload": 1}
+    settings |= {"publish_token": TOKEN, "max_upload": 1, "make_forms": False}
     app.config.update({f"PATCHIFY_{name.upper()}": value for name, value in settings.items()})
     app.register_blueprint(patchify_bp)
     client = app.test_client()

@@ -12,6 +12,7 @@ from patchify.__main__ import program
 from patchify.errors import CatalogueUnavailableError
 from patchify.publishing import command_line, commands, destination
 from patchify.publishing.destination import Destination
+from patchify.publishing.making import Limits
 from patchify.releases import ReleaseState
 
 SHA256_OF_ONE = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
@@ -21,7 +22,7 @@ HEADINGS = ["VERSION", "PLATFORM", "CHANNEL", "STATE", "OFFERED", "TO", "FORMAT"
 @pytest.fixture
 def run(monkeypatch, catalogue, storage, publisher, clock, tmp_path):
     """Return a function that runs the program with a catalogue in memory, in a folder where ``app`` is a build."""
-    monkeypatch.setattr(Destination, "_parts", lambda self: (catalogue, storage))
+    monkeypatch.setattr(Destination, "_parts", lambda self: (catalogue, storage, Limits()))
     monkeypatch.setattr(Destination, "local", lambda self: publisher)
     monkeypatch.setattr(Destination, "is_configured", lambda self: True)
     monkeypatch.setattr(commands, "now", clock)
