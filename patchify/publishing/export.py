@@ -45,7 +45,7 @@ OWN = ".patchify-export"
 GRACE = timedelta(days=1)
 """How long a file stays after the last document that named it has expired."""
 
-_WRITTEN = re.compile(r"files/[0-9a-f]{64}|updates/[a-z0-9._-]+/[a-z0-9_-]+")
+_WRITTEN = re.compile(r"files/[0-9a-f]{64}|updates/[a-z0-9][a-z0-9._-]*/[a-z0-9_-]+")
 _READABLE = 0o644  # by the server of the files, which is somebody else
 
 

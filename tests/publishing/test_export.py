@@ -256,6 +256,7 @@ def test_only_what_an_export_has_written_is_removed(storage, write, out):
     write(one)
     kept = [
         out / "index.html",
+        out / "mine",
         out / "files" / sha256_of(b"mine"),
         out / "files" / "README",
         out / "updates" / "stable" / "mine",
@@ -266,7 +267,8 @@ def test_only_what_an_export_has_written_is_removed(storage, write, out):
     foreign.unlink()
     foreign.mkdir()  # and this is none of ours any more
     state = json.loads((out / OWN / "export.json").read_text())
-    state["needed"]["../releases/app-2.0.0"] = state["needed"]["index.html"] = "2020-01-01T00:00:00Z"
+    for path in ("../releases/app-2.0.0", "updates/../mine", "index.html"):
+        state["needed"][path] = "2020-01-01T00:00:00Z"
     (out / OWN / "export.json").write_text(json.dumps(state))
     write(two, time=MOMENT + 30 * DAY, prune=True)
     assert all(path.read_bytes() == b"mine" for path in kept)
@@ -392,7 +394,7 @@ def test_a_disk_that_is_full_leaves_the_old_documents_with_their_files(storage, 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Return a function that runs the program in a folder where two releases were published."""
+    """Return a function that runs the program in a folder without settings."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments, status=0):
@@ -400,13 +402,19 @@ def run(tmp_path, monkeypatch):
         assert result.exit_code == status, result.output
         return result
 
-    run("init", "app", "--config", "patchify.toml")
-    for version in ("1.0.0", "2.0.0"):
-        (tmp_path / "build").write_bytes(content(version))
-        run("publish", "build", "--version", version)
     return run
 
 
+@pytest.fixture
+def published(run, tmp_path):
+    """Begin to publish, and publish two releases."""
+    run("init", "app")
+    for version in ("1.0.0", "2.0.0"):
+        (tmp_path / "build").write_bytes(content(version))
+        run("publish", "build", "--version", version)
+
+
+@pytest.mark.usefixtures("published")
 def test_the_command_says_what_it_has_done_and_until_when_it_is_good(run):
     lines = run("export", "out").stdout.splitlines()
     assert [line.split() for line in lines[:3]] == [
@@ -433,6 +441,7 @@ def test_the_command_says_what_it_has_done_and_until_when_it_is_good(run):
     }
 
 
+@pytest.mark.usefixtures("published")
 def test_the_command_says_when_a_rollout_is_to_widen(run):
     run("rollout", "2.0.0", "10,50@1d,100@3d")
     assert re.search(r"^a rollout widens at .* UTC: export again then$", run("export", "out").stdout, re.MULTILINE)
@@ -454,6 +463,7 @@ def test_the_releases_of_an_application_are_exported(storage, run, tmp_path, mon
     assert os.listdir(tmp_path / "out" / "files") == [release.sha256]
 
 
+@pytest.mark.usefixtures("published")
 def test_the_command_tells_what_is_wrong_in_one_line(run, tmp_path):
     result = run("export", "releases", status=1)
     assert result.stderr == (
@@ -484,6 +494,5 @@ def test_a_wrong_call_is_wrong_usage(run, arguments, said, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_without_settings_the_command_says_what_makes_them(run, tmp_path):
-    (tmp_path / "patchify.toml").unlink()
+def test_without_settings_the_command_says_what_makes_them(run):
     assert "there is no patchify.toml: patchify init NAME makes one" in run("export", "out", status=2).stderr
