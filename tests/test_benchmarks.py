@@ -1,7 +1,12 @@
 """The pieces of the benchmark suite that could lie."""
 
+import contextlib
+import socket
+import threading
+
 import pytest
 
+from tests.benchmarks.proxy import Link, Proxy
 from tests.benchmarks.table import Row, at_least, at_most, shown, table
 
 
@@ -45,3 +50,62 @@ def test_the_table_shows_figures_and_notes():
 @pytest.mark.parametrize(("figure", "text"), [(1234.5, "1,234"), (0.04213, "0.0421"), (5, "5"), (12.34, "12.3")])
 def test_figures_have_three_digits_or_are_whole(figure, text):
     assert shown(figure) == text
+
+
+@contextlib.contextmanager
+def answering(answer: bytes, requests: int):
+    """Give the port of a server that answers so many requests of five bytes, each on a connection of its own."""
+
+    def serve():
+        for _ in range(requests):
+            connection, _ = listener.accept()
+            with connection:
+                while connection.recv(5, socket.MSG_WAITALL):
+                    connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
+
+
+def ask(port: int, size: int, times: int = 1) -> bytes:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        got = b""
+        for _ in range(times):
+            connection.sendall(b"hello")
+            got += connection.recv(size, socket.MSG_WAITALL)
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1) == b""
+    return got
+
+
+def test_a_proxy_counts_every_byte_both_ways():
+    answer = bytes(range(256)) * 1000
+    with answering(answer, 2) as port, Proxy(port) as proxy:
+        assert ask(proxy.port, len(answer), times=3) == answer * 3
+        assert ask(proxy.port, len(answer)) == answer
+        assert (proxy.up.bytes, proxy.down.bytes, proxy.connections) == (4 * 5, 4 * len(answer), 2)
+        assert proxy.bytes == 4 * (5 + len(answer))
+
+
+def test_a_proxy_passes_on_that_the_server_has_gone():
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        Proxy(listener.getsockname()[1]) as proxy,
+        socket.create_connection(("127.0.0.1", proxy.port)) as connection,
+    ):
+        listener.accept()[0].close()
+        assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize("pieces", [1, 4])
+def test_a_link_takes_as_long_as_its_rate_says(monkeypatch, pieces):
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    link = Link(1_000_000)
+    for _ in range(pieces):
+        link.carry(1_000_000 // pieces)
+    assert clock[0] == pytest.approx(101, abs=0.006)
