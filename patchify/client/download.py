@@ -110,7 +110,6 @@ class FileDownload:
         size: Bytes of the whole.
         progress: Called with the bytes that are there and ``size``.
         segments, hashes: How it is cut, and the list of the hashes; None and nothing: not at all.
-        etag: What its ETag must be for going on with it; None: any, since its path names its hash.
     """
 
     def __init__(
@@ -118,17 +117,14 @@ class FileDownload:
         part: Part,
         size: int,
         progress: Callable[[int, int], None],
-        *,
         segments: Segments | None = None,
         hashes: bytes = b"",
-        etag: str | None = None,
     ) -> None:
         self._part = part
         self._size = size
         self._progress = progress
         self._length = segments.length if segments and hashes else size
         self._hashes = hashes
-        self._etag = etag
         self._ranges = True  # as long as the server gives what is asked for
         self._gaps: list[_Gap] = []
         self._bad: dict[int, int] = {}  # how often each segment came wrong
@@ -174,8 +170,7 @@ class FileDownload:
         if not self._ranges or (gap.start == 0 and gap.end == self._size):
             return {}
         last = "" if gap.end == self._size else gap.end - 1
-        headers = {"Range": f"bytes={gap.start}-{last}"}
-        return headers if self._etag is None else {**headers, "If-Range": self._etag}
+        return {"Range": f"bytes={gap.start}-{last}"}
 
     def refuses(self, response: requests.Response, length: int | None) -> bool:
         """Return whether this is no answer to a range that was asked for: then the whole is asked for, from now on."""

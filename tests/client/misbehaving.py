@@ -196,7 +196,15 @@ def document_parts(members: dict | bytes, key: SigningKey | None = KEY, **header
     return {"body": body, "Content_Type": "application/json", "X_Signature": signature, **headers}
 
 
-def release(data: bytes, *, ranges: bool = True, etag: str | None = None, cut: int | None = None, end=Exchange.reset):
+def release(
+    data: bytes,
+    *,
+    ranges: bool = True,
+    etag: str | None = None,
+    cut: int | None = None,
+    end=Exchange.reset,
+    content_type: str | None = "application/octet-stream",
+):
     """Return the act of a release file; ``cut`` breaks the connection by ``end`` after so many bytes of the body."""
     etag = etag or f'"{hashlib.sha256(data).hexdigest()}"'
 
@@ -211,7 +219,9 @@ def release(data: bytes, *, ranges: bool = True, etag: str | None = None, cut: i
                 exchange.send(head(416, Content_Range=f"bytes */{len(data)}", Content_Length=0))
                 return
         body = data[start:stop]
-        exchange.send(head(status, Content_Type=BINARY, Content_Length=len(body), ETag=etag, **headers) + body[:cut])
+        exchange.send(
+            head(status, Content_Type=content_type, Content_Length=len(body), ETag=etag, **headers) + body[:cut]
+        )
         if cut is not None:
             end(exchange)
 

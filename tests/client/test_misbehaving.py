@@ -13,8 +13,9 @@ import requests
 
 from patchify.client import Config, Idle, Updater, staging
 from patchify.client.answers import LONGEST_RETRY_AFTER
+from patchify.client.connection import MAX_REDIRECTS
 from patchify.client.staging import PartFile
-from patchify.client.transport import MAX_REDIRECTS, Transport
+from patchify.client.transport import Transport
 from patchify.errors import (
     DeadlineExceededError,
     FailedHashVerificationError,
@@ -283,7 +284,7 @@ def fail_then_succeed(host, server, act, error, path, name):
     assert program.program.read_bytes() == OLD
     assert not program.restarts
     server.behave(RELEASES)
-    program.transport._config = config(server)  # short limits are for what fails
+    program.transport._config = program.transport._connection._config = config(server)  # what fails has short limits
     assert program.updater.update() is True
     assert program.program.read_bytes() == DATA
     assert len(program.restarts) == 1

@@ -139,7 +139,7 @@ def test_an_error_after_the_deadline_tells_of_the_deadline(mocked):
     made = connect(retries=3)
     mocked.get(API + "latest", body=requests.ReadTimeout("timed out"))
     with pytest.raises(DeadlineExceededError):
-        made._request("latest", {}, Slow(5))
+        made._connection._request("latest", {}, Slow(5), None)
     made.close()
 
 
@@ -187,7 +187,7 @@ def test_a_body_that_ends_early_without_an_error_is_noticed(transport):
     pieces = [b'{"version"', b""]  # from an adapter that caches, say, and does not mind
     raw = SimpleNamespace(read1=lambda size, decode_content: pieces.pop(0))
     with pytest.raises(MissingDataError) as caught:
-        list(transport._blocks(SimpleNamespace(url=API, raw=raw), 19, Deadline(5)))
+        list(transport._connection.blocks(SimpleNamespace(url=API, raw=raw), 19, Deadline(5)))
     assert (caught.value.received, caught.value.expected) == (10, 19)
 
 
