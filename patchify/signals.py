@@ -30,6 +30,10 @@ release_sent = _namespace.signal(
 release_aborted = _namespace.signal(
     "release-aborted", "A client left early: ``version``, ``sent`` and ``size`` (bytes) of what it had asked for."
 )
+release_handed_over = _namespace.signal(
+    "release-handed-over",
+    "The server in front was told to send a release, or a range of it: ``version``, ``size`` (bytes) of its file.",
+)
 release_failed = _namespace.signal("release-failed", "A release could not be served: ``version``, ``error``.")
 
 # Server; the sender is the `Fleet` -----------------------------------------------------------------------------------

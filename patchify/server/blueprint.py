@@ -7,10 +7,12 @@ is not there, as long as the host has no handler of its own for them.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from functools import partial, wraps
 from io import FileIO
+from pathlib import Path
 from typing import cast
 
 from flask import Blueprint, Flask, Response, current_app, request
@@ -33,7 +35,7 @@ from patchify.platforms import parse_platform
 from patchify.releases import parse_channel
 from patchify.server.config import Config
 from patchify.server.core import Core
-from patchify.server.delivery import deliver
+from patchify.server.delivery import deliver, hand_over, hands_over
 from patchify.server.documents import SignedDocument
 
 View = Callable[..., Response]
@@ -44,7 +46,8 @@ _request_log = logging.getLogger("patchify.server.requests")
 _EXTENSION = "patchify"
 _STARTED = "patchify.started"  # in the environ: when the request arrived here, for its line in the log
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_BRIEFLY = "public, max-age=1, stale-while-revalidate=1"  # a pause or a withdrawal counts for everybody at once
+_BRIEFLY = "max-age=1, stale-while-revalidate=1"  # seconds: a pause or a withdrawal counts for everybody at once
+_FOR_EVER = "public, max-age=31536000, immutable"  # what is named by its hash
 _FAILURES = {  # the path goes to the log, never into an answer
     ReleaseMissingError: "Release file missing",
     ReleaseUnreadableError: "Cannot open release file",
@@ -99,8 +102,11 @@ def _set_up(state: BlueprintSetupState) -> None:
         state.app.before_request(partial(_answer_for_nothing, f"/{prefix}/"))
 
 
-def _route(rule: str) -> Callable[[View], View]:
-    """Register a view for GET and HEAD: its errors become answers, and one line a request goes to the log."""
+def _route(rule: str, *, as_original: bool = False) -> Callable[[View], View]:
+    """Register a view for GET and HEAD: its errors become answers, and one line a request goes to the log.
+
+    What is ``as_original`` has errors with just the headers that the original's have.
+    """
 
     def register(view: View) -> View:
         @wraps(view)
@@ -119,6 +125,8 @@ def _route(rule: str) -> Callable[[View], View]:
                 version = getattr(error, "version", arguments.get("version"))
                 signals.emit(signals.release_failed, core_of(current_app), error=error, version=version)
                 response = _text(500, _FAILURES.get(type(error), "Cannot read release file"))
+            if response.status_code >= 400 and not as_original:
+                response.headers["Cache-Control"] = "no-store"  # what is not there now may be there in a moment
             if _request_log.isEnabledFor(logging.INFO) and not response.direct_passthrough:  # a stream: when it ends
                 sent = 0 if method == "HEAD" else response.content_length or 0
                 log_request(method, request.path, response.status_code, sent, environ[_STARTED])
@@ -130,15 +138,16 @@ def _route(rule: str) -> Callable[[View], View]:
     return register
 
 
-@_route("/latest")
+@_route("/latest", as_original=True)
 def latest() -> Response:
     """Answer with the signed newest version."""
     core = core_of(current_app)
-    signals.emit(signals.version_checked, core, version=core.latest_version())
-    return _signed(core.latest_document)
+    version, document = core.latest()
+    signals.emit(signals.version_checked, core, version=version)
+    return _signed(document)
 
 
-@_route("/hashes/<version>")
+@_route("/hashes/<version>", as_original=True)
 def hashes(version: str) -> Response:
     """Answer with the signed hash of a version's file."""
     core = core_of(current_app)
@@ -161,7 +170,7 @@ def updates(channel: str, platform: str) -> Response:
     return _signed(document)
 
 
-@_route("/releases/<version>")
+@_route("/releases/<version>", as_original=True)
 def releases(version: str) -> Response:
     """Answer with the file of a version, or a range of it: that of the build whose platform the query names."""
     core = core_of(current_app)
@@ -171,7 +180,7 @@ def releases(version: str) -> Response:
     except ValueError as error:
         return _text(400, f"Invalid URL: {error}")
     release, file = core.open_release(version, platform)
-    return _send(core, file, release.sha256, version)
+    return _send(core, file, core.storage.path(release), release.sha256, version)
 
 
 @_route("/files/<sha256>")
@@ -179,14 +188,15 @@ def files(sha256: str) -> Response:
     """Answer with the file that has a hash, or a range of it: a release, or one of its forms."""
     core = core_of(current_app)
     published, file = core.open_file(sha256)
-    response = _send(core, file, published.sha256, str(published.release.version))
-    if response.status_code < 300:
-        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    path, version = core.storage.file_path(published), str(published.release.version)
+    response = _send(core, file, path, published.sha256, version)
+    if response.status_code < 400:
+        response.headers["Cache-Control"] = _FOR_EVER
     return response
 
 
-def _send(core: Core, file: FileIO, sha256: str, version: str) -> Response:
-    """Return the response that sends a file, and tell of it when it has ended."""
+def _send(core: Core, file: FileIO, at: Path, sha256: str, version: str) -> Response:
+    """Return the response that sends a file, or lets the server in front send it, and tell of it when it has ended."""
     method, path, started = request.method, request.path, request.environ[_STARTED]
 
     def finish(sent: int) -> None:
@@ -201,6 +211,15 @@ def _send(core: Core, file: FileIO, sha256: str, version: str) -> Response:
         if response.direct_passthrough:
             log_request(method, path, response.status_code, sent, started)
 
+    if hands_over(core.config):
+        with file:
+            size = os.fstat(file.fileno()).st_size
+        response = hand_over(request, at, sha256, core.config)
+        if response.direct_passthrough:
+            log_request(method, path, response.status_code, None, started)
+            if method == "GET":
+                signals.emit(signals.release_handed_over, core, version=version, size=size)
+        return response
     response = deliver(request, file, sha256, core.config, finish)
     if not response.direct_passthrough and response.status_code < 300 and method == "GET":
         finish(response.content_length or 0)
@@ -219,14 +238,14 @@ def _answer_for_nothing(prefix: str) -> Response | None:
 
 
 def _signed(document: SignedDocument) -> Response:
-    tag = f'"{document.signature[:32]}"'  # of other bytes it would be another one
-    if request.environ.get("HTTP_IF_NONE_MATCH") == tag:
+    """Return the response that has a document, or tells who asks that it has it already."""
+    if "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(document.tag):
         response = _empty(304)
     else:
         response = current_app.response_class(document.body, content_type=JSON)
-        response.headers[SIGNATURE_HEADER] = document.signature
-    response.headers["ETag"] = tag
-    response.headers["Cache-Control"] = _BRIEFLY
+        response.headers.add(SIGNATURE_HEADER, document.signature)  # to set one looks first whether it is there
+    response.headers.add("ETag", f'"{document.tag}"')
+    response.headers.add("Cache-Control", _BRIEFLY)
     return response
 
 
@@ -246,9 +265,18 @@ def _not_allowed() -> Response:
     return response
 
 
-def log_request(method: str, path: str, status: int, sent: int, started: float) -> None:
-    """Write the line of a request to the log ``patchify.server.requests``; ``started`` is of `time.perf_counter`."""
+def log_request(method: str, path: str, status: int, sent: int | None, started: float) -> None:
+    """Write the line of a request to the log ``patchify.server.requests``.
+
+    Args:
+        method: Of the request.
+        path: Of the request.
+        status: Of the answer.
+        sent: Bytes of its body; None: another server was told to send it.
+        started: When the request arrived, of `time.perf_counter`.
+    """
     if _request_log.isEnabledFor(logging.INFO):
         shown = path if path.isascii() and path.isprintable() else ascii(path)  # no forged lines
         milliseconds = (time.perf_counter() - started) * 1000
-        _request_log.info("%s %s %d %d bytes %.1f ms", method, shown, status, sent, milliseconds)
+        body = "handed over" if sent is None else f"{sent} bytes"
+        _request_log.info("%s %s %d %s %.1f ms", method, shown, status, body, milliseconds)

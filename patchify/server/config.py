@@ -42,9 +42,11 @@ _NUMBERS = {  # name: the least, the most, what it is
     "patch_size": (1, None, "size; a whole number of MiB is expected"),
     "patch_time": (1, None, "time; a whole number of seconds is expected"),
     "proxies": (0, None, "number of proxies; a whole number from 0 is expected"),
+    "stall_timeout": (0, 24 * 3600, "time; a whole number of seconds from 0 to 86400 is expected"),
 }
 _TOKEN = re.compile(r"[A-Za-z0-9_~+=-]{32,}")  # no dot and no slash: a path that is not there is no token
 _LEAST_OF_TOKEN = 32  # characters
+_LOCATION = re.compile(r"/(?:[A-Za-z0-9_~.-]+/)*")
 _SQLITE = re.compile(r"(sqlite(?:\+[a-z]+)?:///)(?!:memory:|file:)([^?]+)(.*)")
 
 _log = logging.getLogger(__name__)
@@ -84,6 +86,11 @@ class Config:
             begins, as far as it was asked for. Default None: as many as it likes.
         limits_storage: Where both are counted: ``memory://`` for each worker by itself; or a store that the library
             `limits` has, such as ``redis://localhost:6379``, for all workers and hosts. Default memory://.
+        stall_timeout: Seconds after which a client that takes nothing more of a file is dropped. Linux and gunicorn do
+            that. 0: never. Default 60.
+        x_accel_redirect: The path of an internal location of the nginx in front, such as ``/_patchify/``, that is the
+            folder of the releases: nginx sends the files. Without such an nginx nobody gets any. Default None.
+        x_sendfile: The same for Apache and lighttpd, which are told the absolute paths of files. Default False.
         stream_threshold: KiB; a body up to this size is read at once and sent in one piece. Default 1000.
         stream_buffer: KiB; size of the pieces of a larger one where the kernel cannot send it. Default 256.
         read_buffer: KiB; how much is read from the disk at once for these pieces. Default 128.
@@ -111,6 +118,9 @@ class Config:
     rate_limit: str | None = None
     bandwidth_limit: str | None = None
     limits_storage: str = field(default=MEMORY, repr=False)  # a URL may hold a password
+    stall_timeout: int = 60  # seconds
+    x_accel_redirect: str | None = None
+    x_sendfile: bool = False
     stream_threshold: int = 1000  # KiB
     stream_buffer: int = 256  # KiB
     read_buffer: int = 128  # KiB
@@ -133,6 +143,7 @@ class Config:
         for name in _NUMBERS:
             _check_number(name, getattr(self, name))
         _check_catalogue(self.catalogue, self.versions)
+        _check_offload(self.x_accel_redirect, self.x_sendfile)
         if not isinstance(self.reports, bool) or (self.reports and self.catalogue is None):
             raise ConfigError("reports", f"{self.reports!r} is not false, nor true with a catalogue to count them in")
         if not isinstance(self.make_forms, bool):
@@ -261,6 +272,14 @@ def _check_number(name: str, value: object) -> None:
     least, most, what = _NUMBERS[name]
     if not isinstance(value, int) or isinstance(value, bool) or value < least or (most and value > most):
         raise ConfigError(name, f"{value!r} is not a {what}")
+
+
+def _check_offload(location: object, sendfile: object) -> None:
+    if location is not None and not (isinstance(location, str) and _LOCATION.fullmatch(location)):
+        expected = "a path that begins and ends with a slash, such as /_patchify/, is expected"
+        raise ConfigError("x_accel_redirect", f"{location!r:.80} is not a location of nginx; {expected}")
+    if not isinstance(sendfile, bool) or (sendfile and location is not None):
+        raise ConfigError("x_sendfile", f"{sendfile!r:.80} is not false, nor true without x_accel_redirect beside it")
 
 
 def _check_catalogue(catalogue: object, versions: object) -> None:

@@ -73,14 +73,21 @@ class Core:
         self._issuer = Issuer(config, self.catalogue.snapshot(), clock)
         self._tell(size, time.monotonic() - started, how)
 
+    def latest(self) -> tuple[Version, SignedDocument]:
+        """Return the newest version that every cohort may have, and the signed answer of ``latest``.
+
+        Pre-releases are included; 0.0.0 if there is none.
+        """
+        return self._documents().latest()
+
     def latest_version(self) -> Version:
-        """Return the newest version that every cohort may have, pre-releases included; 0.0.0 if there is none."""
-        return self._documents().latest()[0]
+        """Return the version that `latest` is about."""
+        return self.latest()[0]
 
     @property
     def latest_document(self) -> SignedDocument:
         """The signed answer of ``latest``."""
-        return self._documents().latest()[1]
+        return self.latest()[1]
 
     def versions(self) -> Mapping[str, str]:
         """Return every version live in the configured channel, with the SHA-256 (lower-case hex) of its file."""

@@ -1,7 +1,8 @@
-"""A checked file becomes a response: whole or a range, in one piece or streamed, with its validator.
+"""A checked file becomes a response: whole or a range, in one piece or streamed, with its validator; or just its path.
 
 The ETag is the SHA-256, so it is the same on every mirror. A range is a seek, never a read of what it skips: the file
-is handed to the server's ``wsgi.file_wrapper`` at its start, and gunicorn lets the kernel send it from there.
+is handed to the server's ``wsgi.file_wrapper`` at its start, and gunicorn lets the kernel send it from there. Where a
+server stands in front that can send files, it may be told only which one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import os
 import socket
 from collections.abc import Callable
 from io import BufferedReader, FileIO
+from pathlib import Path
+from urllib.parse import quote
 
 from flask import Request, Response, current_app
 from werkzeug.datastructures import ContentRange, Range
@@ -102,8 +105,7 @@ def deliver(request: Request, file: FileIO, sha256: str, config: Config, on_clos
     """
     size = os.fstat(file.fileno()).st_size
     start, stop = 0, size
-    response = current_app.response_class(content_type=BINARY)
-    response.set_etag(sha256)
+    response = _with_validator(sha256)
     response.accept_ranges = "bytes"
     if request.if_none_match.contains_weak(sha256):
         response.status_code = 304
@@ -113,32 +115,93 @@ def deliver(request: Request, file: FileIO, sha256: str, config: Config, on_clos
         response.status_code = 206 if stop else 416
         response.content_range = ContentRange("bytes", start if stop else None, stop or None, size)
     length = stop - start
-    if request.method == "HEAD" or length <= config.stream_threshold * 1024:
-        with BufferedReader(file) as reader:
-            reader.seek(start)
-            if request.method != "HEAD":
-                response.data = _read_exactly(reader, length)
+    if request.method == "HEAD" or not length:
+        file.close()
     else:
         connection = request.environ.get("gunicorn.socket")
+        patient = _drop_if_it_stalls(connection, config.stall_timeout)
+        if length <= config.stream_threshold * 1024:
+            with BufferedReader(file) as reader:
+                reader.seek(start)
+                response.data = _read_exactly(reader, length)
+            response.call_on_close(patient)
+        else:
 
-        def finish(sent: int) -> None:
-            _cork(connection, 0)
-            on_close(sent)
+            def finish(sent: int) -> None:
+                _set(connection, "TCP_CORK", 0)
+                patient()
+                on_close(sent)
 
-        _cork(connection, 1)
-        piece = Slice(file, start, length, config.read_buffer * 1024, finish)
-        response.response = wrap_file(request.environ, piece, config.stream_buffer * 1024)  # type: ignore[arg-type]
-        response.direct_passthrough = True
+            # Let the kernel send whole segments only, and in the end the rest: a fifth less work (nginx's tcp_nopush).
+            _set(connection, "TCP_CORK", 1)
+            piece = Slice(file, start, length, config.read_buffer * 1024, finish)
+            response.response = wrap_file(request.environ, piece, config.stream_buffer * 1024)  # type: ignore[arg-type]
+            response.direct_passthrough = True
     if response.status_code != 304:
         response.content_length = length
     return response
 
 
-def _cork(connection: socket.socket | None, corked: int) -> None:
-    """Let the kernel send whole segments only, and in the end the rest: a fifth less work (nginx's ``tcp_nopush``)."""
-    if connection is not None and hasattr(socket, "TCP_CORK"):
+def hands_over(config: Config) -> bool:
+    """Return whether files are sent by a server in front, so that `hand_over` is the way, and not `deliver`."""
+    return config.x_accel_redirect is not None or config.x_sendfile
+
+
+def hand_over(request: Request, path: Path, sha256: str, config: Config) -> Response:
+    """Return the response that lets the server in front send a file, and is marked ``direct_passthrough`` then.
+
+    ``Range``, ``If-Range`` and ``HEAD`` are its business, so none of the headers that answer them is here. To who has
+    the file ``304`` is the answer, as from `deliver`: the front may know another validator, or none, at that moment.
+
+    Args:
+        request: The request being answered.
+        path: Of the file, in the folder of the releases.
+        sha256: Its hash, which is the ETag.
+        config: For the way that the front is told.
+    """
+    response = _with_validator(sha256)
+    if request.if_none_match.contains_weak(sha256):
+        response.status_code = 304
+        return response
+    if config.x_accel_redirect is not None:
+        name = path.relative_to(config.folder).as_posix()
+        response.headers["X-Accel-Redirect"] = config.x_accel_redirect + quote(os.fsencode(name))
+    else:
+        response.headers["X-Sendfile"] = quote(os.fsencode(path.absolute()))  # Apache and lighttpd decode it
+    response.direct_passthrough = True
+    return response
+
+
+def _with_validator(sha256: str) -> Response:
+    response = current_app.response_class(content_type=BINARY)
+    response.set_etag(sha256)
+    return response
+
+
+def _drop_if_it_stalls(connection: socket.socket | None, seconds: int) -> Callable[[], None]:
+    """Let the kernel drop a client that takes nothing for so many seconds (0: never); return what undoes that.
+
+    A timeout of the socket would not do: after it, there must be room for a third of what the kernel holds for the
+    client, some MiB, so that one which is only slow would be dropped, too.
+    """
+    before = _set(connection, "TCP_USER_TIMEOUT", seconds * 1000) if seconds else None
+
+    def undo() -> None:
+        if before is not None:
+            _set(connection, "TCP_USER_TIMEOUT", before)
+
+    return undo
+
+
+def _set(connection: socket.socket | None, name: str, value: int) -> int | None:
+    """Set an option of a TCP connection and return what it was; None if there is no such connection or option."""
+    option = getattr(socket, name, None)
+    if connection is not None and option is not None:
         with contextlib.suppress(OSError):  # not TCP, or closed meanwhile
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, corked)
+            before = connection.getsockopt(socket.IPPROTO_TCP, option)
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+            return before
+    return None
 
 
 def _range(request: Request, sha256: str) -> Range | None:

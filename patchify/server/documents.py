@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 
 from semver import Version
 
@@ -34,6 +35,7 @@ MOST_BYTES = 60 * 1024
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HOUR = timedelta(hours=1)
+_TAG = 12  # hex digits of the signature: every answer has them, and only answers to the same question are compared
 _MOST_RARE = 128  # documents for platforms that nothing was built for and that are not in use, as anybody makes up
 _MOST_PATCHES = 16 * 1024  # bytes of JSON, in all
 _MOST_NOTES = 32 * 1024  # bytes of JSON, in all
@@ -47,6 +49,11 @@ class SignedDocument:
 
     body: bytes
     signature: str
+
+    @cached_property
+    def tag(self) -> str:
+        """What its ETag has between the quotes: of other bytes it would be another one."""
+        return self.signature[:_TAG]
 
 
 @dataclass(frozen=True)

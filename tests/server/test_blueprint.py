@@ -1,16 +1,23 @@
+import hashlib
 import importlib
 import logging
 import re
 import sys
+from datetime import UTC, datetime
+from urllib.parse import unquote
 
 import pytest
 from flask import Blueprint, Flask, Response, jsonify
 
 from patchify import signals
 from patchify.errors import ConfigError, InvalidKeyError, MissingExtraError, ReleaseInvalidError, ReleaseMissingError
+from patchify.forms import Forms, Patch
 from patchify.keys import decode_signature
 from patchify.messages import UpdateDocument
+from patchify.releases import Placement, Release, ReleaseState
 from patchify.server import Core, core_of, patchify_bp, sign_response
+from patchify.server.catalogue import FixedCatalogue
+from patchify.versions import parse_version
 from tests.conftest import KEY
 
 CONTENTS = {"1.0.0": b"one" * 100, "2.0.0": b"two" * 1000}
@@ -41,6 +48,7 @@ def heard():
         "release_sent",
         "release_aborted",
         "release_failed",
+        "release_handed_over",
     ]
     receivers = [(getattr(signals, name), receiver(name)) for name in names]
     for signal, each in receivers:
@@ -189,14 +197,46 @@ def test_who_has_a_document_gets_304_as_long_as_it_says_the_same(client, path):
     again = client.get(f"/api/{path}", headers={"If-None-Match": etag})
     assert (again.status_code, again.data) == (304, b"")
     assert dict(again.headers) == {"ETag": etag, "Cache-Control": answer.headers["Cache-Control"]}
-    assert client.get(f"/api/{path}", headers={"If-None-Match": '"other"'}).data == answer.data
+    for known in (f"W/{etag}", f'"other", {etag}', "*"):
+        assert client.get(f"/api/{path}", headers={"If-None-Match": known}).status_code == 304
+    for other in ('"other"', "", "nonsense"):
+        assert client.get(f"/api/{path}", headers={"If-None-Match": other}).data == answer.data
 
 
-def test_what_is_no_document_may_not_be_kept(client):
-    for path in ("hashes/9.0.0", "hashes/x", "updates/unknown/any", "updates/Big/any", "releases/9.0.0"):
-        answer = client.get(f"/api/{path}")
-        assert answer.status_code >= 400
-        assert "Cache-Control" not in answer.headers
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        ("hashes/9.0.0", None),  # as the original answers
+        ("hashes/x", None),
+        ("releases/9.0.0", None),
+        ("updates/unknown/any", "no-store"),
+        ("updates/Big/any", "no-store"),
+        (f"files/{'ab' * 32}", "no-store"),
+    ],
+)
+def test_an_error_may_not_be_kept(client, path, kept):
+    answer = client.get(f"/api/{path}")
+    assert answer.status_code >= 400
+    assert answer.headers.get("Cache-Control") == kept
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "kept"),
+    [
+        ({}, 200, "public, max-age=31536000, immutable"),
+        ({"Range": "bytes=1-2"}, 206, "public, max-age=31536000, immutable"),
+        ({"If-None-Match": "*"}, 304, "public, max-age=31536000, immutable"),
+        ({"Range": "bytes=9000-"}, 416, "no-store"),
+    ],
+)
+def test_a_file_that_is_named_by_its_hash_may_be_kept_for_ever(client, headers, status, kept):
+    with client.get(f"/api/files/{hashlib.sha256(CONTENTS['2.0.0']).hexdigest()}", headers=headers) as answer:
+        assert (answer.status_code, answer.headers.get("Cache-Control")) == (status, kept)
+
+
+def test_an_answer_has_few_bytes_beside_its_document(client):
+    answer = client.get("/api/updates/stable/any")
+    assert sum(len(f"{name}: {value}\r\n") for name, value in answer.headers) < 280
 
 
 # Update documents -----------------------------------------------------------------------------------------------------
@@ -209,8 +249,8 @@ def test_an_update_document_is_signed_and_may_be_kept_for_a_second(client, key, 
         "Content-Type": "application/json",
         "Content-Length": str(len(answer.data)),
         "X-Signature": answer.headers["X-Signature"],
-        "ETag": f'"{answer.headers["X-Signature"][:32]}"',
-        "Cache-Control": "public, max-age=1, stale-while-revalidate=1",
+        "ETag": f'"{answer.headers["X-Signature"][:12]}"',
+        "Cache-Control": "max-age=1, stale-while-revalidate=1",
     }
     document = UpdateDocument.parse(answer.data)
     assert (document.appname, document.channel, document.platform) == ("app", "stable", "linux-x86_64")
@@ -421,3 +461,92 @@ def test_what_is_streamed_cannot_be_signed(key):
 def test_no_key_signs_nothing():
     with pytest.raises(InvalidKeyError):
         sign_response("11" * 31, Response("body"))
+
+
+# A front that sends the files -----------------------------------------------------------------------------------------
+
+
+def in_front(app, path, **headers):
+    return app.test_client().get(f"/api/{path}", headers=headers)
+
+
+@pytest.mark.parametrize("path", ["releases/2.0.0", "files/{sha256}"])
+@pytest.mark.parametrize("headers", [{}, {"Range": "bytes=5-9"}, {"Range": "bytes=5-9", "If-Range": '"other"'}])
+def test_nginx_is_told_which_file_to_send_and_all_else_about_ranges_is_its_business(serve, path, headers):
+    sha256 = hashlib.sha256(CONTENTS["2.0.0"]).hexdigest()
+    answer = in_front(serve(CONTENTS, x_accel_redirect="/_patchify/"), path.format(sha256=sha256), **headers)
+    assert (answer.status_code, answer.data) == (200, b"")
+    found = dict(answer.headers)
+    assert found.pop("Cache-Control", None) == (None if "releases" in path else "public, max-age=31536000, immutable")
+    assert found == {
+        "Content-Type": "application/octet-stream",
+        "Content-Length": "0",
+        "ETag": f'"{sha256}"',
+        "X-Accel-Redirect": "/_patchify/app-2.0.0",
+    }
+
+
+def test_apache_is_told_the_absolute_path(serve, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = in_front(serve(CONTENTS, x_sendfile=True, releases="releases"), "releases/2.0.0")
+    assert answer.headers["X-Sendfile"] == f"{tmp_path}/releases/app-2.0.0"
+    assert "X-Accel-Redirect" not in answer.headers
+
+
+@pytest.mark.parametrize("way", [{"x_accel_redirect": "/files/"}, {"x_sendfile": True}], ids=["nginx", "Apache"])
+def test_a_name_is_quoted_as_a_front_decodes_it(serve, publish, way):
+    settings = publish({"1.0.0+b1": b"one"}, appname="Größe 100%?#+")
+    answer = in_front(serve({}, **settings | way), "releases/1.0.0+b1")
+    told = answer.headers.get("X-Accel-Redirect", answer.headers.get("X-Sendfile"))
+    assert told.endswith("/Gr%C3%B6%C3%9Fe%20100%25%3F%23%2B-1.0.0%2Bb1")
+    assert unquote(told).endswith("/Größe 100%?#+-1.0.0+b1")
+
+
+def test_a_form_is_told_of_where_it_is(serve, publish):
+    settings = publish({"1.0.0": b"one"}) | {"versions": None, "x_accel_redirect": "/_patchify/"}
+    sha256 = hashlib.sha256(b"patch").hexdigest()
+    moment = datetime(2026, 11, 23, 18, tzinfo=UTC)
+    live = Placement("stable", ReleaseState.LIVE, since=moment, changed=moment)
+    forms = Forms(patches=(Patch("ab" * 32, sha256, 5),))
+    release = Release(parse_version("1.0.0"), hashlib.sha256(b"one").hexdigest(), 3, placements=(live,), forms=forms)
+    app = serve({}, **settings | {"catalogue": FixedCatalogue([release])})
+    storage = core_of(app).storage
+    (storage.make_incoming() / "patch").write_bytes(b"patch")
+    storage.place_form(storage.incoming / "patch", sha256)
+    assert in_front(app, f"files/{sha256}").headers["X-Accel-Redirect"] == f"/_patchify/.forms/{sha256}"
+
+
+def test_who_has_the_file_is_told_so_without_asking_the_front(serve, heard):
+    app = serve(CONTENTS, x_accel_redirect="/_patchify/")
+    etag = in_front(app, "releases/2.0.0").headers["ETag"]
+    heard.clear()
+    answer = in_front(app, "releases/2.0.0", **{"If-None-Match": etag})
+    assert (answer.status_code, answer.headers["ETag"]) == (304, etag)
+    assert "X-Accel-Redirect" not in answer.headers
+    assert heard == []
+
+
+def test_a_front_is_told_of_no_file_that_is_wrong(serve, publish):
+    app = serve(CONTENTS, x_accel_redirect="/_patchify/")
+    (core_of(app).config.folder / "app-2.0.0").write_bytes(b"other")
+    answer = in_front(app, "releases/2.0.0")
+    assert (answer.status_code, answer.data) == (500, b"Release file changed")
+    assert "X-Accel-Redirect" not in answer.headers
+
+
+def test_what_was_handed_over_is_told_of_as_that_and_not_as_sent(serve, heard, caplog):
+    caplog.set_level(logging.INFO, "patchify.server.requests")
+    app = serve(CONTENTS, x_accel_redirect="/_patchify/")
+    client = app.test_client()
+    client.get("/api/releases/1.0.0")
+    client.get("/api/releases/2.0.0", headers={"Range": "bytes=100-"})
+    assert client.head("/api/releases/2.0.0").headers["X-Accel-Redirect"] == "/_patchify/app-2.0.0"
+    assert [(name, facts) for name, _, facts in heard] == [
+        ("release_handed_over", {"version": "1.0.0", "size": 300}),
+        ("release_handed_over", {"version": "2.0.0", "size": 3000}),
+    ]
+    assert [re.sub(r"[\d.]+ ms", "T ms", line) for line in request_lines(caplog)] == [
+        "GET /api/releases/1.0.0 200 handed over T ms",
+        "GET /api/releases/2.0.0 200 handed over T ms",
+        "HEAD /api/releases/2.0.0 200 handed over T ms",
+    ]

@@ -84,6 +84,17 @@ def test_the_key_is_in_no_repr():
         ("bandwidth_limit", "2 GB/hour", "'2 GB/hour' is not a number of bytes in a time, such as 2 GiB/hour"),
         ("limits_storage", "redis", "is not the URL of a store, such as memory://"),
         ("limits_storage", None, "is not the URL of a store"),
+        ("stall_timeout", -1, "-1 is not a time; a whole number of seconds from 0 to 86400"),
+        ("stall_timeout", 86401, "86401 is not a time"),
+        ("stall_timeout", 0.5, "0.5 is not a time"),
+        ("x_accel_redirect", "/files", "'/files' is not a location of nginx; a path that begins and ends with a slash"),
+        ("x_accel_redirect", "files/", "'files/' is not a location of nginx"),
+        ("x_accel_redirect", "", "'' is not a location of nginx"),
+        ("x_accel_redirect", "/a//b/", "'/a//b/' is not a location of nginx"),
+        ("x_accel_redirect", "/a b/", "'/a b/' is not a location of nginx"),
+        ("x_accel_redirect", "/a/\n", "is not a location of nginx"),
+        ("x_accel_redirect", True, "True is not a location of nginx"),
+        ("x_sendfile", "yes", "'yes' is not false, nor true without x_accel_redirect beside it"),
         ("document_life", 0, "0 is not a time; a whole number of hours from 1 to 8784"),
         ("document_life", 8785, "8785 is not a time"),
         ("document_life", 1.5, "1.5 is not a time"),
@@ -303,3 +314,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         Config.from_file(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match="embedded null byte"):
         Config.from_file("a\0b")
+
+
+def test_a_front_sends_the_files_in_one_way_only():
+    assert Config(**GOOD | {"x_accel_redirect": "/_patchify/"}).x_accel_redirect == "/_patchify/"
+    assert Config(**GOOD | {"x_sendfile": True}).x_sendfile
+    with pytest.raises(ConfigError, match=r"^x_sendfile: True is not false, nor true without x_accel_redirect"):
+        Config(**GOOD | {"x_accel_redirect": "/_patchify/", "x_sendfile": True})

@@ -297,29 +297,85 @@ def test_a_file_cut_short_on_disk_is_an_error_for_who_reads(cut, path, left):
 
 
 class Connection:
-    """A socket, as far as gunicorn's is used."""
+    """A socket, as far as gunicorn's is used: the options that it has, and all that were set."""
 
     def __init__(self, error=None):
         self.error = error
-        self.corked = []
+        self.options = {socket.TCP_CORK: 0, socket.TCP_USER_TIMEOUT: 5000}
+        self.set = []
+
+    def getsockopt(self, level, option):
+        assert level == socket.IPPROTO_TCP
+        return self.options[option]
 
     def setsockopt(self, level, option, value):
-        assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_CORK)
-        self.corked.append(value)
+        assert level == socket.IPPROTO_TCP
+        self.set.append((option, value))
         if self.error:
             raise self.error
+        self.options[option] = value
 
 
-@pytest.mark.skipif(not hasattr(socket, "TCP_CORK"), reason="only Linux has TCP_CORK")
+on_linux = pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has these options")
+
+
+@pytest.fixture
+def ask(publish):
+    """Return a function that asks for a release of so many bytes over a connection."""
+
+    def ask(connection, size, method="GET", headers=(), **settings):
+        content = bytes(size)
+        host = Flask("host")
+        configured = publish({"1.0.0": content}) | settings
+        host.config.update({f"PATCHIFY_{name.upper()}": value for name, value in configured.items()})
+        host.register_blueprint(patchify_bp, url_prefix="/api")
+        environ = {"gunicorn.socket": connection}
+        return host.test_client().open(
+            "/api/releases/1.0.0", method=method, headers=dict(headers), environ_overrides=environ, buffered=False
+        )
+
+    return ask
+
+
+@on_linux
 @pytest.mark.parametrize("error", [None, OSError(95, "Operation not supported")])
-def test_a_stream_goes_out_in_whole_segments_and_its_rest_is_not_kept_back(publish, error):
-    content = bytes(1001 * 1024)
-    host = Flask("host")
-    host.config.update({f"PATCHIFY_{name.upper()}": value for name, value in publish({"1.0.0": content}).items()})
-    host.register_blueprint(patchify_bp, url_prefix="/api")
+def test_a_stream_goes_out_in_whole_segments_and_its_rest_is_not_kept_back(ask, error):
     connection = Connection(error)
-    response = host.test_client().get("/api/releases/1.0.0", environ_overrides={"gunicorn.socket": connection})
-    assert connection.corked == [1]
-    assert response.data == content
+    response = ask(connection, 1001 * 1024, stall_timeout=0)
+    assert connection.set == [(socket.TCP_CORK, 1)]
+    assert response.data == bytes(1001 * 1024)
     response.close()
-    assert connection.corked == [1, 0]
+    assert connection.set == [(socket.TCP_CORK, 1), (socket.TCP_CORK, 0)]
+
+
+@on_linux
+@pytest.mark.parametrize("size", [100, 1001 * 1024], ids=["in one piece", "streamed"])
+@pytest.mark.parametrize(
+    ("settings", "limit"), [({}, 60_000), ({"stall_timeout": 7}, 7000), ({"stall_timeout": 0}, 5000)]
+)
+def test_a_client_that_stalls_is_dropped_while_a_file_is_sent_and_not_longer(ask, size, settings, limit):
+    connection = Connection()
+    response = ask(connection, size, **settings)
+    assert connection.options[socket.TCP_USER_TIMEOUT] == limit
+    response.close()
+    assert connection.options == {socket.TCP_CORK: 0, socket.TCP_USER_TIMEOUT: 5000}  # as the host has it
+
+
+@on_linux
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [("HEAD", {}), ("GET", {"If-None-Match": "*"}), ("GET", {"Range": "bytes=9000000-"})],
+    ids=["head", "known", "outside"],
+)
+def test_a_connection_is_let_alone_when_no_file_is_sent(ask, method, headers):
+    connection = Connection()
+    ask(connection, 1001 * 1024, method, headers).close()
+    assert connection.set == []
+
+
+@on_linux
+@pytest.mark.parametrize("size", [100, 1001 * 1024], ids=["in one piece", "streamed"])
+def test_what_is_no_tcp_connection_is_sent_to_as_ever(ask, size):
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ask(ours, size) as response:
+        assert response.data == bytes(size)
