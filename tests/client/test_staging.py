@@ -117,6 +117,80 @@ def test_what_is_there_is_read_once(opened, path):
     assert told == [len(DATA)]
 
 
+def test_all_that_is_there_is_shown_also_when_it_was_hashed_before(opened, path, target):
+    path.write_bytes(DATA[:1000])
+    part = opened()
+    part.take_up(ignore)
+    part.write(DATA[1000:])
+    shown = []
+    part.take_up(ignore, shown.append)
+    assert b"".join(shown) == DATA
+    part.finish("2.0.0", SHA256, target)
+    assert target.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("at", [0, 1, 700, 1999])
+@pytest.mark.parametrize("taken_up", [False, True])
+def test_what_is_mended_in_the_middle_is_hashed_as_it_stands_then(opened, path, target, at, taken_up):
+    path.write_bytes(DATA[:at] + b"x" * (2000 - at))
+    part = opened()
+    if taken_up:
+        part.take_up(ignore)
+    part.write(DATA[at : at + 1], at)
+    part.write(DATA[at + 1 : 2010], at + 1)
+    assert part.size == 2010
+    part.write(DATA[2010:])
+    part.finish("2.0.0", SHA256, target)
+    assert target.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001])
+def test_a_part_that_is_cut_keeps_its_beginning_and_goes_on_from_there(opened, path, target, size):
+    part = opened()
+    part.write(DATA[:1000])
+    part.cut(size)
+    assert part.size == min(size, 1000)
+    assert path.read_bytes() == DATA[:size][:1000]
+    part.write(DATA[part.size :])
+    part.finish("2.0.0", SHA256, target)
+    assert target.read_bytes() == DATA
+
+
+@EVERY_ERROR
+def test_what_was_mended_and_cannot_be_read_is_our_error_and_kept(opened, path, target, number):
+    with disk(number=number, always="read"):
+        part = opened()
+        part.write(DATA)
+        part.write(DATA[:10], 0)
+        part.write(DATA[10:20], 5)
+        with pytest.raises(UnableToReadFileError):
+            part.finish("2.0.0", SHA256, target)
+    assert path.exists()
+    assert not target.exists()
+
+
+def test_after_an_error_in_the_middle_the_hash_is_of_what_is_there(opened, path, target, monkeypatch):
+    with disk():
+        part = opened()
+    part.write(DATA)
+    real = type(part._file).write
+    calls = []
+
+    def write(file, data):  # one byte, and then no more
+        calls.append(len(data))
+        if len(calls) == 1:
+            return real(file, data[:1])
+        raise OSError(errno.EIO, "broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(part._file), "write", write)
+        with pytest.raises(UnableToWriteDownloadError):
+            part.write(b"xy", 5)
+    assert path.read_bytes() == DATA[:5] + b"x" + DATA[6:]
+    with pytest.raises(FailedHashVerificationError):
+        part.finish("2.0.0", SHA256, target)
+
+
 @pytest.mark.parametrize("kind", ["link", "folder"])
 def test_no_link_is_followed_and_no_folder_used(path, target, kind):
     if kind == "link":

@@ -29,9 +29,12 @@ from patchify.errors import (
     MissingDataError,
     RedirectError,
     ServerBusyError,
+    TooMuchDataError,
+    UnexpectedContentTypeError,
     VersionNotFoundError,
 )
 from patchify.keys import SigningKey, encode_signature
+from patchify.messages import with_signature
 
 KEY = SigningKey.from_hex("11" * 32)
 API = "https://updates.example.com/prefix/"
@@ -61,8 +64,7 @@ def test_latest_is_asked_for_below_the_prefix(mocked, transport):
     answer = transport.latest()
     assert (answer.url, answer.body, answer.signature) == (API + "latest", BODY, SIGNED["X-Signature"])
     sent = mocked.calls[0].request.headers
-    assert sent["User-Agent"] == f"patchify/{__version__}"
-    assert sent["Accept-Encoding"] == "identity"
+    assert sent == {"User-Agent": f"patchify/{__version__}", "Accept-Encoding": "identity"}
 
 
 def test_what_came_is_not_looked_at(mocked, transport):
@@ -371,6 +373,92 @@ def test_an_update_document_that_is_not_there_is_told_from_all_else(mocked, tran
     with pytest.raises(HttpError) as caught:
         transport.update("stable", "any")
     assert caught.value.status == 404
+
+
+UPDATE = API + "updates/stable/any"
+SIGNATURE = SIGNED["X-Signature"]
+FILE = with_signature(BODY, SIGNATURE)
+GUESSES = ["application/octet-stream", "binary/octet-stream", "text/plain; charset=utf-8", "application/json", None]
+
+
+@pytest.mark.parametrize("content_type", GUESSES)
+def test_an_update_document_may_be_a_file_that_carries_its_signature(mocked, transport, content_type):
+    mocked.get(UPDATE, FILE, content_type=content_type)
+    answer = transport.update("stable", "any")
+    assert (answer.url, answer.body, answer.signature) == (UPDATE, BODY, SIGNATURE)
+
+
+@pytest.mark.parametrize(
+    ("file", "body", "signature"),
+    [
+        (FILE.replace(b"\n", b"\r\n"), BODY + b"\r", SIGNATURE),  # which is not what was signed
+        (FILE.rstrip(), BODY, SIGNATURE),
+        (FILE + b"more\n", BODY, SIGNATURE + "\nmore"),
+        (b"\n" + FILE, b"", FILE.decode().rstrip()),
+        (b"\xff\n\xff\xff", b"\xff", "\ufffd\ufffd"),
+    ],
+    ids=["other ends of lines", "no end of the line", "a third line", "an empty line", "garbage"],
+)
+def test_what_such_a_file_says_is_not_looked_at(mocked, transport, file, body, signature):
+    mocked.get(UPDATE, file)
+    answer = transport.update("stable", "any")
+    assert (answer.body, answer.signature) == (body, signature)
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "application/octet-stream"])
+@pytest.mark.parametrize("body", [b"<html>Log in</html>", BODY, b""])
+def test_a_page_without_a_signature_is_no_document(mocked, transport, content_type, body):
+    mocked.get(UPDATE, body, content_type=content_type)
+    with pytest.raises(UnexpectedContentTypeError):
+        transport.update("stable", "any")
+
+
+def test_a_document_without_any_signature_is_told_as_such(mocked, transport):
+    mocked.get(UPDATE, BODY, content_type="application/json")
+    assert transport.update("stable", "any").signature is None
+
+
+def test_with_the_header_a_document_is_as_ever(mocked, transport):
+    mocked.get(UPDATE, FILE, headers={"X-Signature": SIGNATURE}, content_type="application/json")
+    assert transport.update("stable", "any").body == FILE
+    mocked.replace("GET", UPDATE, BODY, headers={"X-Signature": SIGNATURE}, content_type="text/plain")
+    with pytest.raises(UnexpectedContentTypeError):
+        transport.update("stable", "any")
+
+
+@pytest.mark.parametrize("path", ["latest", "hashes/2.0.0"])
+def test_the_answers_of_the_original_are_no_files(mocked, transport, path):
+    mocked.get(API + path, FILE, content_type="application/octet-stream")
+    with pytest.raises(UnexpectedContentTypeError):
+        transport.latest() if path == "latest" else transport.hash("2.0.0")
+    mocked.replace("GET", API + path, FILE, content_type="application/json")
+    answer = transport.latest() if path == "latest" else transport.hash("2.0.0")
+    assert (answer.body, answer.signature) == (FILE, None)
+
+
+def test_a_file_is_bounded_as_any_document(mocked):
+    made = connect(retries=0, max_document=1)
+    mocked.get(UPDATE, with_signature(b" " * 1024, SIGNATURE))
+    with pytest.raises(TooMuchDataError):
+        made.update("stable", "any")
+    made.close()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_no_file_may_be_encoded(mocked, transport, encoding):
+    mocked.get(UPDATE, FILE, headers={"Content-Encoding": encoding})
+    with pytest.raises(InvalidBodyError, match="encoded"):
+        transport.update("stable", "any")
+
+
+def test_what_is_received_is_counted(mocked, transport):
+    mocked.get(API + "latest", BODY, headers=SIGNED, content_type="application/json")
+    mocked.get(UPDATE, FILE)
+    assert transport.received == 0
+    transport.latest()
+    assert transport.received == len(BODY)
+    transport.update("stable", "any")
+    assert transport.received == len(BODY) + len(FILE)
 
 
 def test_a_release_is_downloaded_from_where_the_document_says(mocked, transport):
