@@ -2,7 +2,6 @@
 
 import importlib
 import resource
-import socket
 from contextlib import suppress
 from typing import Any
 
@@ -25,8 +24,9 @@ workers = 2
 # In each worker, so 1,200 slow downloads at once. A thread is started when it is first needed, and costs about 45 KiB
 # of memory while it sends: a worker that holds 500 downloads has 60 MiB, 35 of which it has without any. Neither
 # smaller stacks nor fewer arenas of malloc make that less: what is never touched is only addresses. It is the
-# kernel that sends, so what else is asked meanwhile is answered as fast as ever. Where nginx sends the files, by
-# PATCHIFY_X_ACCEL_REDIRECT, no download holds a thread, and most of these are never started.
+# kernel that sends, so what else is asked meanwhile is answered as fast as ever. A client that takes nothing for
+# PATCHIFY_STALL_TIMEOUT gives its thread back. Where nginx sends the files, by PATCHIFY_X_ACCEL_REDIRECT, no download
+# holds a thread, and most of these are never started.
 threads = 600
 
 # Connections of a worker: one for each thread, and 100 that are idle or wait for a thread. Only few may wait, for one
@@ -44,10 +44,6 @@ if soft != resource.RLIM_INFINITY and soft < descriptors:
     with suppress(ValueError, OSError):  # it may be forbidden: then fewer downloads have room
         most = descriptors if hard == resource.RLIM_INFINITY else min(descriptors, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-# Seconds after which a client is dropped that reads nothing of what it is being sent. Its thread is free again then; it
-# may go on later from where it was. One whose connection is slow, but which reads what arrives, is not dropped.
-stalled = 60
 
 # Load the application before the fork and before the socket is opened: releases are hashed once, not in each worker;
 # all workers have the same key; and a wrong setting ends the start instead of a worker. The price is that HUP
@@ -70,13 +66,6 @@ graceful_timeout = 60
 control_socket_disable = True
 
 # No accesslog: the application writes one line for each request.
-
-
-def when_ready(server: Any) -> None:
-    """Let the kernel drop clients that stall: all connections have this from the socket that they are accepted by."""
-    for listener in server.LISTENERS:
-        if listener.sock.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
-            listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stalled * 1000)
 
 
 def post_fork(server: Any, worker: Any) -> None:

@@ -44,6 +44,7 @@ _log = logging.getLogger(__name__)
 _request_log = logging.getLogger("patchify.server.requests")
 
 _EXTENSION = "patchify"
+HANDED_OVER = "patchify.handed_over"  # in the environ: bytes of the file that the server in front is to send
 _STARTED = "patchify.started"  # in the environ: when the request arrived here, for its line in the log
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _BRIEFLY = "max-age=1, stale-while-revalidate=1"  # seconds: a pause or a withdrawal counts for everybody at once
@@ -213,7 +214,7 @@ def _send(core: Core, file: FileIO, at: Path, sha256: str, version: str) -> Resp
 
     if hands_over(core.config):
         with file:
-            size = os.fstat(file.fileno()).st_size
+            request.environ[HANDED_OVER] = size = os.fstat(file.fileno()).st_size
         response = hand_over(request, at, sha256, core.config)
         if response.direct_passthrough:
             log_request(method, path, response.status_code, None, started)

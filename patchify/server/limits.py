@@ -22,7 +22,7 @@ from flask import Response, current_app, request
 from flask.blueprints import BlueprintSetupState
 
 from patchify.errors import ConfigError, MissingExtraError
-from patchify.server.blueprint import log_request
+from patchify.server.blueprint import HANDED_OVER, log_request
 from patchify.server.config import MEMORY, PREFIX, Config
 from patchify.server.limiter import network
 from patchify.server.rates import Rate
@@ -82,6 +82,7 @@ class Limits:
             return None
         response = current_app.response_class("Too many requests", 429, content_type="text/plain; charset=utf-8")
         response.headers["Retry-After"] = str(math.ceil(wait))
+        response.headers["Cache-Control"] = "no-store"  # it is for this client alone
         log_request(request.method, request.path, 429, response.content_length or 0, time.perf_counter())
         return response
 
@@ -89,7 +90,7 @@ class Limits:
         """Count the bytes of a file that is about to be sent."""
         if self._bandwidth and request.method == "GET" and response.status_code in (200, 206) and _view() in _FILES:
             try:
-                self._windows.hit(self._bandwidth, *self._client("bytes"), cost=response.content_length or 0)
+                self._windows.hit(self._bandwidth, *self._client("bytes"), cost=_length(response))
             except StorageError as error:
                 _log.warning("bytes are not counted, as the store of limits cannot be reached: %s", error)
         return response
@@ -188,6 +189,15 @@ def _storage(url: str, clock: Callable[[], float]) -> Storage:
         raise ConfigError(f"{PREFIX}LIMITS_STORAGE", problem) from error
     except Exception as error:
         raise ConfigError(f"{PREFIX}LIMITS_STORAGE", f"the store cannot be used: {type(error).__name__}") from error
+
+
+def _length(response: Response) -> int:
+    """Return the length of a body; of one that the server in front sends, as far as it was asked for."""
+    size: int | None = request.environ.get(HANDED_OVER)
+    if size is None:
+        return response.content_length or 0
+    part = request.range.range_for_length(size) if request.range else None
+    return part[1] - part[0] if part else size
 
 
 def _view() -> str:

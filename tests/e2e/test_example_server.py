@@ -9,14 +9,10 @@ import socket
 import stat
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import requests
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from patchify.keys import SigningKey, VerifyingKey
 from tests.conftest import KEY
@@ -321,82 +317,3 @@ def test_the_key_may_be_a_file_in_the_projects_folder(create_app, monkeypatch, t
     monkeypatch.chdir(tmp_path)
     latest = create_app().test_client().get("/api/latest")
     assert latest.headers["X-Signature"] == key.sign(latest.data).hex().upper()
-
-
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-
-
-@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
-def test_nginx_takes_its_configuration_and_passes_answers_on_as_they_are(env, tmp_path, publish):
-    data = bytes(range(256)) * 8000
-    settings = publish({"1.0.0+b1": data}, appname="cli-app")
-    ports = {name: free_port() for name in ("http", "https")}
-    write_certificate(tmp_path)
-    env["FLASK_PROXIES"] = "1"
-    with Gunicorn(APP, tmp_path / "gunicorn.log", *CONFIG, env={**env, **environment_of(settings)}) as server:
-        site = (ROOT / "config" / "nginx.conf").read_text()
-        for old, new in {
-            "/etc/ssl/certs/updates.example.com.pem": f"{tmp_path}/certificate",
-            "/etc/ssl/private/updates.example.com.key": f"{tmp_path}/certificate",
-            "listen [::]:": "# listen ",  # a machine may have no IPv6
-            "listen 80;": f"listen 127.0.0.1:{ports['http']};",
-            "listen 443 ssl": f"listen 127.0.0.1:{ports['https']} ssl",
-            "127.0.0.1:8000": f"127.0.0.1:{server.port}",
-        }.items():
-            assert old in site
-            site = site.replace(old, new)
-        (tmp_path / "site.conf").write_text(site)
-        temporary = "".join(
-            f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        (tmp_path / "nginx.conf").write_text(
-            f"daemon off; pid {tmp_path}/pid; error_log stderr; events {{}}\n"
-            f"http {{ access_log off; {temporary} include {tmp_path}/site.conf; }}\n"
-        )
-        command = [NGINX, "-e", "stderr", "-p", tmp_path, "-c", tmp_path / "nginx.conf"]
-        tested = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False, timeout=PATIENCE)
-        assert tested.returncode == 0, tested.stderr
-        assert "warn" not in tested.stderr
-        with Process(command, tmp_path / "nginx.log") as nginx, requests.Session() as session:
-            session.trust_env = False  # or a bundle of the environment goes before ours
-            session.verify = f"{tmp_path}/certificate"
-            wait_until(lambda: connects(ports["https"]), f"nginx's port\n{nginx.output()}")
-            url = f"https://localhost:{ports['https']}/api"
-            for path, headers, status in [
-                ("latest", {}, 200),
-                ("hashes/1.0.0%2Bb1", {"Accept-Encoding": "gzip"}, 200),
-                ("releases/1.0.0%2Bb1", {}, 200),
-                ("releases/1.0.0+b1", {"Range": "bytes=1000-1300000"}, 206),
-                ("releases/1.0.0+b1", {"Range": "bytes=9999999-"}, 416),
-                ("releases/3.0.0", {}, 404),
-            ]:
-                direct = requests.get(f"{server.url}/api/{path}", headers=headers, timeout=PATIENCE)
-                through = session.get(f"{url}/{path}", headers=headers, timeout=PATIENCE)
-                assert through.status_code == direct.status_code == status
-                assert through.content == direct.content
-                assert without_hops(through.headers) == without_hops(direct.headers)
-            moved = session.get(f"http://localhost:{ports['http']}/api/ping", allow_redirects=False, timeout=PATIENCE)
-            assert moved.headers["Location"] == "https://localhost/api/ping"
-
-
-def connects(port) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def without_hops(headers) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name not in ("Server", "Date", "Connection")}
-
-
-def write_certificate(folder: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=2))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "certificate").write_bytes(certificate.public_bytes(pem) + private)

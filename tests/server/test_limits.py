@@ -53,7 +53,7 @@ def test_a_refusal_says_when_to_come_again_and_is_not_signed_and_is_logged(limit
     assert (answer.status_code, answer.text) == (429, "Too many requests")
     assert 7100 < int(answer.headers["Retry-After"]) <= 7200
     assert "X-Signature" not in answer.headers
-    assert "Cache-Control" not in answer.headers
+    assert answer.headers["Cache-Control"] == "no-store"
     assert "GET /api/latest 429 17 bytes" in caplog.text
 
 
@@ -151,6 +151,20 @@ def test_files_count_under_both_of_their_names(limited):
     client = limited(bandwidth_limit="100 KiB/hour")
     path = f"files/{hashlib.sha256(FILE).hexdigest()}"
     assert statuses(client, path, path, "releases/1.0.0") == [200, 429, 429]
+
+
+@pytest.mark.parametrize("front", [{"x_accel_redirect": "/_patchify/"}, {"x_sendfile": True}])
+def test_what_a_server_in_front_sends_counts_as_far_as_it_was_asked_for(limited, front):
+    client = limited(bandwidth_limit="101 KiB/hour", **front)
+    etag = client.head("/api/releases/1.0.0").headers["ETag"]
+    for headers, status in [
+        ({"Range": "bytes=-512"}, 200),  # it is the front that makes a 206 of it
+        ({"If-None-Match": etag}, 304),
+        ({"Range": "bytes=0-511"}, 200),
+        ({}, 200),
+        ({}, 429),
+    ]:
+        assert client.get("/api/releases/1.0.0", headers=headers).status_code == status
 
 
 def test_both_limits_hold_at_once(limited):
