@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import socket
+import sys
 from collections.abc import Callable
 from io import BufferedReader, FileIO
 from pathlib import Path
@@ -129,8 +130,8 @@ def deliver(request: Request, file: FileIO, sha256: str, config: Config, on_clos
 
             def finish(sent: int) -> None:
                 _set(connection, "TCP_CORK", 0)
-                patient()
                 on_close(sent)
+                patient()
 
             # Let the kernel send whole segments only, and in the end the rest: a fifth less work (nginx's tcp_nopush).
             _set(connection, "TCP_CORK", 1)
@@ -182,13 +183,16 @@ def _drop_if_it_stalls(connection: socket.socket | None, seconds: int) -> Callab
     """Let the kernel drop a client that takes nothing for so many seconds (0: never); return what undoes that.
 
     A timeout of the socket would not do: after it, there must be room for a third of what the kernel holds for the
-    client, some MiB, so that one which is only slow would be dropped, too.
+    client, some MiB, so that one which is only slow would be dropped, too. What is returned raises `BrokenPipeError`
+    where it is called because the client was dropped: gunicorn has a traceback for a timeout, and none for who left.
     """
     before = _set(connection, "TCP_USER_TIMEOUT", seconds * 1000) if seconds else None
 
     def undo() -> None:
         if before is not None:
             _set(connection, "TCP_USER_TIMEOUT", before)
+            if isinstance(error := sys.exception(), TimeoutError):
+                raise BrokenPipeError(errno.EPIPE, f"the client took nothing for {seconds} s") from error
 
     return undo
 

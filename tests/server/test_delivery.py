@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import os
 import socket
@@ -379,3 +380,13 @@ def test_what_is_no_tcp_connection_is_sent_to_as_ever(ask, size):
     ours, theirs = socket.socketpair()
     with ours, theirs, ask(ours, size) as response:
         assert response.data == bytes(size)
+
+
+@on_linux
+@pytest.mark.parametrize("size", [100, 1001 * 1024], ids=["in one piece", "streamed"])
+@pytest.mark.parametrize(
+    ("error", "told"), [(TimeoutError(110, "timed out"), BrokenPipeError), (ValueError(), ValueError)]
+)
+def test_a_client_that_was_dropped_is_to_gunicorn_one_that_has_left(ask, size, error, told):
+    with pytest.raises(told), contextlib.closing(ask(Connection(), size)):
+        raise error  # as from the socket
