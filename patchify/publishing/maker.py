@@ -163,7 +163,9 @@ class Maker:
                 else:
                     found = self._make_of_whole(task, folder)
         except (FormGivenUpError, UnsafeArchiveError) as error:
-            self._given_up.add(task.key, str(error), {each.sha256 for each in self._known().values()})
+            known = self._known().values()
+            bases_known = {basis[0] for each in known if (basis := each.basis) is not None}
+            self._given_up.add(task.key, str(error), bases_known | {each.sha256 for each in known})
             self._tell(f"{task}: not kept: {error}")
         except ReleaseError as error:
             self._tell(f"{task}: not made: {error}")
