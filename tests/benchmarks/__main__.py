@@ -37,12 +37,12 @@ def main() -> int:
     signal.signal(signal.SIGALRM, _too_long)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     started, found, failed = time.monotonic(), [], False
-    for name in arguments.only:
-        with tempfile.TemporaryDirectory(prefix="patchify-benchmark-") as folder:
+    with tempfile.TemporaryDirectory(prefix="patchify-benchmark-") as shared:
+        for name in arguments.only:
             say(f"{time.monotonic() - started:.0f} s: {name}")
             signal.alarm(LIMIT)
             try:
-                for row in _rows(name, Options(Path(folder), arguments.quick)):
+                for row in _rows(name, Path(shared), quick=arguments.quick):
                     say(" | ".join(row.cells()))
                     found.append(row)
             except (Exception, LimitError) as error:  # the others are measured nevertheless
@@ -56,8 +56,12 @@ def main() -> int:
     return 1 if failed or any(row.met is False for row in found) else 0
 
 
-def _rows(name: str, options: Options) -> Iterator[Row]:
-    with closing(importlib.import_module(f"tests.benchmarks.{name}").rows(options)) as rows:
+def _rows(name: str, shared: Path, *, quick: bool) -> Iterator[Row]:
+    module = importlib.import_module(f"tests.benchmarks.{name}")
+    with (
+        tempfile.TemporaryDirectory(prefix=f"{name}-", dir=shared) as folder,
+        closing(module.rows(Options(Path(folder), shared, quick))) as rows,
+    ):
         yield from rows
 
 

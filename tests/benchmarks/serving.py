@@ -32,6 +32,7 @@ from flask import Flask
 
 from patchify.keys import SigningKey
 from patchify.server import patchify_bp
+from tests.benchmarks.cpu import CpuTime
 from tests.interop.programs import RustMissingError, RustServer, build_rust
 from tests.running import Gunicorn, Process, free_port
 
@@ -192,10 +193,10 @@ def _print_cpu(title: str, servers: Mapping[str, Any], span: tuple[int, int] | N
 
     def measure(server: Any) -> float:
         with contextlib.closing(Asker(server.port, RELEASE, span)) as asker:
-            before = _cpu(server)
+            before = CpuTime(server.pid)
             if any(asker.fetch() != length for _ in range(options.downloads)):
                 raise SystemExit("that was not what was asked for")
-            return _spent(before, _cpu(server)) / (options.downloads * length / GIB)
+            return CpuTime(server.pid).since(before) / (options.downloads * length / GIB)
 
     _print_beside(title, _measured(servers, measure, options.rounds))
 
@@ -217,11 +218,11 @@ def _print_requests(server: Any, rounds: int, seconds: float) -> None:
     cpu: dict[str, list[float]] = {name: [] for name in VIEWS}
 
     def measure(path: str) -> float:
-        before, start = _cpu(server), time.perf_counter()
+        before, start = CpuTime(server.pid), time.perf_counter()
         answers = _ask_for(server.port, path, seconds)
         elapsed = time.perf_counter() - start
         name = next(name for name in VIEWS if VIEWS[name] == path)
-        cpu[name].append(_spent(before, _cpu(server)) / answers * 1e6)
+        cpu[name].append(CpuTime(server.pid).since(before) / answers * 1e6)
         return answers / elapsed
 
     rates = _measured(VIEWS, measure, rounds)
@@ -274,22 +275,6 @@ def _print_beside(title: str, figures: Mapping[str, list[float]]) -> None:
     others = [median for name, median in medians.items() if name != OURS]
     if others:
         print(f"  {'ours / the better of the others':32}{medians[OURS] / min(others):46.2f}")
-
-
-def _cpu(server: Process) -> dict[str, int]:
-    """Return the nanoseconds that each thread of the server's processes has run for."""
-    threads = {}
-    processes = [str(server.pid)]
-    for pid in processes:  # grows with what it finds
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(OSError):  # the thread has ended
-                processes += (task / "children").read_text().split()
-                threads[f"{pid}/{task.name}"] = int((task / "schedstat").read_text().split()[0])
-    return threads
-
-
-def _spent(before: dict[str, int], after: dict[str, int]) -> float:
-    return sum(ran - before.get(thread, 0) for thread, ran in after.items()) / 1e9
 
 
 if __name__ == "__main__":

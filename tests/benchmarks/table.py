@@ -23,10 +23,12 @@ class Options:
 
     Attributes:
         folder: Where files may be; exists, is removed afterwards.
+        shared: The same for what several modules use, such as programs that take long to build.
         quick: Few rounds and small files: to see that it works, not for figures.
     """
 
     folder: Path
+    shared: Path
     quick: bool = False
 
     def rounds(self, thorough: int, quick: int = 2) -> int:
