@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from patchify import signals
 from patchify.client import patches
 from patchify.client.installer import Fraction, Installer, as_error
+from patchify.client.points import reach
 from patchify.client.reports import reason_of
 from patchify.client.staging import PartFile
 from patchify.client.state import Release
@@ -159,6 +160,7 @@ class Fetcher:
                     part.close()
                 with as_error(UnableToReadFileError, path):
                     if hash_path(path) == leg.sha256:
+                        reach("form-fetched")
                         return
                 part.discard()
                 if not begun:
@@ -182,6 +184,7 @@ class Fetcher:
             with as_error(UnableToReadFileError, path):
                 patch = path.read_bytes()
             made = patches.apply(str(release.version), made, patch, leg)
+        reach("patched")
         with _blaming(release, legs[-1]):
             self._installer.stage_basis(release, part, made)
 

@@ -11,6 +11,8 @@ from typing import Final
 
 POINTS: Final = (
     "folder-made",
+    "form-fetched",
+    "patched",
     "downloaded",
     "download-synced",
     "download-named",

@@ -23,6 +23,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import types
 from collections import Counter
@@ -39,11 +40,14 @@ if __name__ == "__main__":  # the whole of the client takes longer to import tha
 
 from semver import Version
 
+from patchify import trees
 from patchify.client import points
+from patchify.client.fetching import Fetcher
 from patchify.client.file_installer import FileInstaller
 from patchify.client.folder_installer import FolderInstaller, is_users_own
 from patchify.client.state import Phase, Release, State, read
 from patchify.errors import FailedHashVerificationError, PatchifyError
+from patchify.forms import Forms, Patch, Tree, path_of
 from tests.forking import serve
 from tests.injection import begin
 
@@ -101,8 +105,32 @@ def data(kind: str, version: str) -> bytes:
     return packed.getvalue()
 
 
+@functools.cache
+def basis(kind: str, version: str) -> bytes:
+    """Return what patches apply to, and make."""
+    if kind == "file":
+        return data(kind, version)
+    found: list[bytes] = []
+    with tempfile.TemporaryDirectory() as folder:
+        _write_tree(Path(folder), tree(version))
+        trees.pack(Path(folder), found.append)
+    return b"".join(found)
+
+
+@functools.cache
+def patch(kind: str) -> bytes:
+    """Return the patch that makes the second version of the first."""
+    import hdiffpatch  # only one act needs it
+
+    return hdiffpatch.diff(basis(kind, FIRST), basis(kind, SECOND), hdiffpatch.COMPRESSION_ZLIB)
+
+
 def release(kind: str, version: str) -> Release:
-    return Release(Version.parse(version), hashlib.sha256(data(kind, version)).hexdigest())
+    return Release(Version.parse(version), _sha256(data(kind, version)))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def installer_of(kind: str, folder: Path):
@@ -133,6 +161,42 @@ def _download(installer, kind: str, version: str) -> Release:
         except FailedHashVerificationError:  # as the updater: it may have gone on from a damaged beginning
             _fetch(installer, wanted, data(kind, version))
     return wanted
+
+
+class _Server:
+    """A transport to where the patch and the whole are."""
+
+    def __init__(self, kind: str) -> None:
+        self._files = {path_of(_sha256(each)): each for each in (patch(kind), data(kind, SECOND))}
+
+    def file(self, path, sha256, size, part, progress, *, segments=None) -> None:
+        content = self._files[path]
+        part.cut(len(content))
+        part.reserve(len(content))
+        half = max(part.size, len(content) // 2)
+        part.write(content[part.size : half])
+        part.write(content[half:])
+
+
+def _install_by_patch(installer, kind: str) -> None:
+    """Install the second version as the updater does where there is a patch to it."""
+    wanted, old, new = release(kind, SECOND), basis(kind, FIRST), basis(kind, SECOND)
+    forms = Forms(
+        tree=None if kind == "file" else Tree(_sha256(new), len(new)),
+        patches=(Patch(_sha256(old), _sha256(patch(kind)), len(patch(kind))),),
+    )
+    offer = types.SimpleNamespace(
+        size=len(new),  # for a folder, the archive would do as well
+        path=path_of(wanted.sha256),
+        format="file" if kind == "file" else "tar.gz",
+        forms=forms,
+    )
+    nobody = types.SimpleNamespace(tell=lambda *_: None)
+    config = types.SimpleNamespace(patch_memory=256)
+    fetcher = Fetcher(config, installer, _Server(kind), nobody, lambda *_, **__: None)
+    if not installer.is_staged(wanted.sha256):
+        fetcher.fetch(wanted, offer, lambda: lambda done, total: None)
+    installer.swap(installer.prepare(wanted, Version.parse(FIRST)), 1)
 
 
 def _install(installer, kind: str, version: str = SECOND, running: str = FIRST, tries: int = 1) -> None:
@@ -222,6 +286,7 @@ class Act:
 
 ACTS = {
     "install": Act(_install, comes_to=(SECOND, "on trial")),
+    "by-patch": Act(_install_by_patch, comes_to=(SECOND, "on trial")),
     "smoke": Act(_smoke, comes_to=(FIRST, "bad")),
     "confirm": Act(_confirm, before=_install, comes_to=(SECOND, "")),
     "give-back": Act(_give_back, before=_install, comes_to=(FIRST, "waiting")),
@@ -277,6 +342,7 @@ def _write_tree(place: Path, content: dict[str, tuple]) -> None:
         else:
             (place / name).write_bytes(facts[1])
             (place / name).chmod(0o755 if facts[0] else 0o644)
+        os.utime(place / name, (0, 0), follow_symlinks=False)  # as in the archive
 
 
 # What is there afterwards ---------------------------------------------------------------------------------------------
@@ -414,6 +480,8 @@ def main(kind: str, name: str, folder: str, point: str = "", nth: str = "0") -> 
     points.hook = hook
     for version in (FIRST, SECOND, THIRD):
         data(kind, version)  # beforehand: it is no part of the story
+    if name == "by-patch":
+        patch(kind)
     begin()
     try:
         act(kind, name, Path(folder))

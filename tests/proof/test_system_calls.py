@@ -22,6 +22,7 @@ from tests.proof import story
 
 CASES = [  # lay-out, act, and whether errors are tried, too
     ("file", "install", True),
+    ("file", "by-patch", True),
     ("file", "confirm", True),
     ("file", "give-back", True),
     ("file", "recall", True),
@@ -29,6 +30,7 @@ CASES = [  # lay-out, act, and whether errors are tried, too
     ("file, updated before", "install", False),
     ("file, updated before", "confirm", False),
     ("folder", "install", True),
+    ("folder", "by-patch", False),
     ("folder", "confirm", True),
     ("folder", "give-back", True),
     ("folder", "recall", True),
