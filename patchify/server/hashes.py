@@ -6,6 +6,7 @@ memory that is damaged or cannot be kept costs the hashing. Clients do not rely 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ import stat
 import threading
 from pathlib import Path
 
-from patchify.files import write_durably
+from patchify.files import is_being_written, write_durably
 from patchify.keys import decode_hex
 
 NAME = ".hashes.json"
@@ -73,9 +74,11 @@ class Hashes:
         """Write down what was added, with what others wrote meanwhile, and without the files that are gone.
 
         Args:
-            tidy: Do so also if nothing was added, but files are gone.
+            tidy: Do so also if nothing was added, but files are gone; and remove what writers that crashed have left.
         """
         with self._lock:
+            if tidy:
+                self._sweep()
             if not self._unsaved and not (tidy and any(map(self._is_gone, self._known()))):
                 return
             self._unsaved = False
@@ -103,6 +106,12 @@ class Hashes:
         except (OSError, ValueError, RecursionError) as error:  # RecursionError: of brackets alone
             self._tell("cannot be used", error)
             return {}
+
+    def _sweep(self) -> None:
+        with contextlib.suppress(OSError):
+            for draft in self._folder.glob(f".{NAME}.*"):
+                if not is_being_written(draft, self._path):
+                    draft.unlink()
 
     def _tell(self, what: str, error: Exception) -> None:
         if not self._told:

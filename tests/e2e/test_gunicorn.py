@@ -12,6 +12,7 @@ import signal
 import socket
 import struct
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -503,3 +504,24 @@ def test_all_workers_see_a_change_without_a_restart_and_sign_the_same_document(t
         (offer,) = UpdateDocument.parse(documents.pop()[0]).releases
         assert asked(offer.path)[0] == SMALL
         assert asked("latest")[0] == b'{"version":"1.0.0"}'
+
+
+# A second start -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preload", [["--preload"], []], ids=["before the fork", "in each worker"])
+def test_a_restart_hashes_no_release_again(tmp_path, preload):
+    folder = tmp_path / "releases"
+    folder.mkdir()
+    (folder / "app-1.0.0").write_bytes(LARGE)
+    (folder / "app-2.0.0").write_bytes(SMALL)
+    env = served(folder)
+    changed = max(path.stat().st_ctime for path in folder.iterdir())
+    wait_until(lambda: time.time() > changed + 0.2, "files that were not written just now")
+    for number in range(2):
+        with Gunicorn(APP, tmp_path / f"log{number}", *preload, "--workers", "2", env=env) as server:
+            starts = 1 if preload else 2
+            wait_until(lambda: server.output().count("releases checked: 2") == starts, "the checks")  # noqa: B023
+            assert get(server, "releases/1.0.0")[2] == LARGE
+    assert server.output().count("hashed: 0, remembered: 2)") == starts
+    assert sorted(path.name for path in folder.iterdir()) == [".hashes.json", "app-1.0.0", "app-2.0.0"]

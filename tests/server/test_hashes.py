@@ -96,6 +96,18 @@ def test_a_file_that_is_gone_is_forgotten(tmp_path, path, memory):
     assert known.get(path, IDENTITY) is None
 
 
+def test_what_a_writer_that_crashed_has_left_is_removed_and_what_one_writes_now_is_not(tmp_path, memory):
+    left, written, other = (tmp_path / f".{name}" for name in (f"{NAME}.left", f"{NAME}.written", "other.left"))
+    for path in (left, written, other):
+        path.write_bytes(b"{")
+    for path in (left, other):
+        os.utime(path, (1, 1))
+    Hashes(tmp_path).save()
+    assert left.exists()
+    Hashes(tmp_path).save(tidy=True)
+    assert [path.exists() for path in (left, written, other)] == [False, True, True]
+
+
 def test_nothing_is_written_unless_there_is_something_new(tmp_path, memory, monkeypatch):
     monkeypatch.setattr(hashes_module, "write_durably", lambda *_: pytest.fail("it was written"))
     known = Hashes(tmp_path)
