@@ -59,7 +59,7 @@ def compress(source: FileIO, target: Path) -> Written:
             if writer.write(compressor.compress(block)) > most:
                 break
         if writer.write(compressor.flush()) > most:
-            raise FormGivenUpError(f"compressed it has {writer.size / size:.0%} of its size or more")
+            raise FormGivenUpError(f"compressed it has {100 * writer.size / size:.0f} % of its size or more")
         return writer.finish()
     finally:
         writer.close()
@@ -95,7 +95,7 @@ def _expect_saving(source: FileIO, size: int) -> None:
         taken += len(sample)
         made += len(zstd.compress(sample, 3))
     if made > taken * _HOPELESS:
-        raise FormGivenUpError(f"samples of it have {made / taken:.0%} of their size when compressed")
+        raise FormGivenUpError(f"samples of it have {100 * made / taken:.0f} % of their size when compressed")
 
 
 class _Writer:

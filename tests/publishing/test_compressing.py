@@ -45,7 +45,7 @@ def test_what_is_not_much_smaller_is_not_kept(opened, tmp_path, size):
 
 def test_samples_tell_what_cannot_be_compressed(opened, tmp_path, monkeypatch):
     monkeypatch.setattr(compressing, "_LEAST_SAMPLED", 1)
-    with pytest.raises(FormGivenUpError, match="samples of it have 100% of their size"):
+    with pytest.raises(FormGivenUpError, match="samples of it have 100 % of their size"):
         compress(opened(NOISE), tmp_path / "target")
     assert not (tmp_path / "target").exists()
     compress(opened(NOISE + bytes(len(NOISE))), tmp_path / "target")
