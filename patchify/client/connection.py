@@ -132,11 +132,18 @@ class Connection:
                 received += len(block)
                 self.received += len(block)
                 yield block
-            self._go_on(response.url, deadline)
+            self.go_on(response.url, deadline)
             if not block:
                 break
         if length is not None and received < length:
             raise MissingDataError(response.url, received=received, expected=length)
+
+    def go_on(self, url: str, deadline: Deadline) -> None:
+        """Raise if it is too late, or if the updater is being closed."""
+        if deadline.passed():
+            raise DeadlineExceededError(url, f"is not through within {deadline.seconds:g} s")
+        if self._pause(0):
+            raise HttpRequestFailedError(url, "given up because the updater is being closed")
 
     def _bounded(self, deadline: Deadline) -> AbstractContextManager[None]:
         return nullcontext() if self._adapter is None else self._adapter.bounded(deadline)
@@ -149,7 +156,7 @@ class Connection:
         for _ in range(MAX_REDIRECTS + 1):
             response, location = self._send(url, headers, deadline, body)
             try:
-                self._go_on(url, deadline)  # a header that was cut short counts as whole: do not look into it
+                self.go_on(url, deadline)  # a header that was cut short counts as whole: do not look into it
             except ConnectionFailedError:
                 response.close()
                 raise
@@ -172,7 +179,7 @@ class Connection:
             if response.is_redirect:
                 locations.append(response.headers.pop("Location"))
 
-        self._go_on(url, deadline)
+        self.go_on(url, deadline)
         left = max(0.001, deadline.left())
         try:
             response = self._session.request(
@@ -190,13 +197,6 @@ class Connection:
         except _FOREIGN as error:
             raise self._translated(url, error, deadline) from error
         return response, locations[-1] if locations else None
-
-    def _go_on(self, url: str, deadline: Deadline) -> None:
-        """Raise if it is too late, or if the updater is being closed."""
-        if deadline.passed():
-            raise DeadlineExceededError(url, f"is not through within {deadline.seconds:g} s")
-        if self._pause(0):
-            raise HttpRequestFailedError(url, "given up because the updater is being closed")
 
     def _translated(self, url: str, error: Exception, deadline: Deadline) -> ConnectionFailedError:
         if deadline.passed():

@@ -129,8 +129,8 @@ class FileDownload:
         self._gaps: list[_Gap] = []
         self._bad: dict[int, int] = {}  # how often each segment came wrong
 
-    def open(self) -> None:
-        """See what is there already, and what is missing. Raises a `FileOperationError`."""
+    def open(self, go_on: Callable[[], None] = lambda: None) -> None:
+        """See what is there already, and what is missing. Raises a `FileOperationError`, and what ``go_on`` raises."""
         self._part.cut(self._size)
         self._part.reserve(self._size)
         at, digest = 0, hashlib.sha256()
@@ -144,12 +144,16 @@ class FileDownload:
                     if not self._is_right(at, digest):
                         self._miss(self._start_of(at - 1), at)
                     digest = hashlib.sha256()
-            self._progress(at - self._missing(), self._size)
+            tell(at - self._missing())
+
+        def tell(done: int) -> None:
+            self._progress(done, self._size)
+            go_on()
 
         if self._hashes:
             self._part.take_up(lambda done: None, look)
         else:
-            self._part.take_up(lambda done: self._progress(done, self._size))
+            self._part.take_up(tell)
             at = self._part.size
         if at < self._size:
             self._miss(at, self._size, digest)
@@ -181,14 +185,8 @@ class FileDownload:
         found = response.headers.get("Content-Range", "")
         if response.status_code == 206 and found == expected and length in {None, gap.end - gap.start}:
             return False
-        _log.warning(
-            "%s: status %d with Content-Range %.80r and %s bytes came for %r; the whole is asked for",
-            response.url,
-            response.status_code,
-            found,
-            length,
-            expected,
-        )
+        got = f"status {response.status_code} with Content-Range {found[:80]!r} and {length} bytes"
+        _log.warning("%s: %s came for %r; the whole is asked for", response.url, got, expected)
         self._ranges = False
         return True
 

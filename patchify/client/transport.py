@@ -131,13 +131,14 @@ class Transport:
             AnswerError, ConnectionFailedError, FileOperationError: what arrived is kept in ``part``, so that a later
                 attempt can go on from there.
         """
+        url = urljoin(self._config.api, path)
         limit = int(self._config.max_release * 1024 * 1024)
         if size > limit:
-            raise TooMuchDataError(urljoin(self._config.api, path), limit, "the largest release allowed (max_release)")
+            raise TooMuchDataError(url, limit, "the largest release allowed (max_release)")
         deadline = Deadline(self._config.release_timeout)
         hashes = b"" if segments is None else self._hashes(segments, size, deadline)
         download = FileDownload(part, size, progress, segments, hashes)
-        download.open()
+        download.open(lambda: self._connection.go_on(url, deadline))
         while not download.is_complete:
             self._connection.retry(lambda: self._fetch_file(path, download, deadline), download.done)
 

@@ -3,6 +3,7 @@
 import hashlib
 import random
 import threading
+import tracemalloc
 
 import pytest
 import requests
@@ -481,6 +482,49 @@ def test_closing_ends_it_and_keeps_what_came(server, connect, path, pauses, segm
     closing.join()
     assert DATA.startswith(path.read_bytes())
     assert len(server.asked_for(FILE)) == 1
+
+
+@SEGMENTED
+def test_closing_ends_the_reading_of_what_was_kept(server, connect, path, pauses, segments):
+    kept = DATA * 8  # more than is read at once
+    path.write_bytes(kept)
+    told = []
+
+    def progress(done, total):
+        told.append(done)
+        pauses.closing = True
+
+    part = PartFile(path)
+    with pytest.raises(HttpRequestFailedError, match="being closed"):
+        connect().file(FILE, DIGEST, len(kept), part, progress, segments=segments)
+    part.close()
+    assert len(told) == 1
+    assert path.read_bytes() == kept
+
+
+def test_a_download_takes_little_memory(server, connect, path):
+    size = 32 * 1024 * 1024
+    block = random.Random(4).randbytes(LENGTH)
+    hashes = hashlib.sha256(block).digest() * (size // LENGTH)
+    segments = Segments(hashlib.sha256(hashes).hexdigest(), LENGTH)
+    server.on(path_of(segments.sha256), answer(body=hashes))
+
+    def act(exchange):
+        exchange.send(head(**START, Content_Length=size))
+        for _ in range(size // LENGTH):
+            exchange.send(block)
+
+    server.on(FILE, act)
+    part = PartFile(path)
+    tracemalloc.start()
+    try:
+        connect().file(FILE, DIGEST, size, part, lambda done, total: None, segments=segments)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        part.close()
+    assert part.size == size
+    assert peak < 4 * 1024 * 1024
 
 
 def test_the_range_goes_along_with_a_redirect(server, connect, path):
