@@ -18,6 +18,7 @@ from semver import Version
 from patchify import trees
 from patchify.client import Config, archive, points, staging
 from patchify.client.fetching import Fetcher
+from patchify.client.reports import _in_our_words
 from patchify.client.source import Offer
 from patchify.client.state import Release
 from patchify.errors import (
@@ -79,6 +80,7 @@ class Place:
         self.heard.append((signal.name, facts))
 
     def tell(self, event, release, reason="") -> None:
+        assert _in_our_words(reason) == reason  # else it would be cut
         self.told.append((event, str(release), reason))
 
     # What there is

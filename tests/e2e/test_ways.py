@@ -23,6 +23,8 @@ from patchify.forms import Compressed, Forms, Patch, Tree
 from patchify.keys import SigningKey
 from patchify.publishing import Publication
 from patchify.publishing.local import LocalPublisher
+from patchify.publishing.maker import Maker
+from patchify.publishing.making import Limits
 from patchify.server.fleet import Fleet
 from patchify.server.sql_catalogue import SqlCatalogue
 from patchify.server.storage import FolderStorage
@@ -31,7 +33,7 @@ from tests.client.fakes import FakeRestarter, sha256
 from tests.conftest import KEY
 from tests.running import PATIENCE, Gunicorn, wait_until
 
-DOCUMENT = 5_000  # bytes of the update document, which is fetched, too
+DOCUMENT = 20_000  # bytes of the update document, which is fetched, too
 PADDING = random.Random(6).randbytes(200_000).hex().encode()  # it can be halved
 
 
@@ -133,6 +135,13 @@ class Program:
             transaction.put(replace(release, forms=Forms(compressed=compressed, tree=tree, patches=patches)))
         self.newest = minor, len(patches), compressed is not None
 
+    def make_forms(self, minor: int) -> Forms:
+        """Have the forms of a version made, as a publication does in the background."""
+        Maker(self.server.catalogue, self.server.storage, Limits()).make(self.version(minor))
+        forms = self.server.catalogue.snapshot().releases[self.version(minor), "any"].forms
+        self.newest = minor, len(forms.patches), forms.compressed is not None
+        return forms
+
     def update(self) -> int:
         """Update to the newest version by a process of the running one; return the bytes that it has received."""
         installer = installer_for(self.path)
@@ -148,6 +157,8 @@ class Program:
         )
         launch = Launch(str(self.path), (str(self.path),), str(self.place), frozenset(), 0)
         updater = Updater(config, restarter=FakeRestarter(), installer=installer, launch=launch)
+        self.statuses = []
+        updater.subscribe(lambda status: self.statuses.append(str(status)))
         for each in (signals.release_downloaded, signals.patch_failed):
             each.connect(self._hear(each.name), sender=updater, weak=False)
         minor, *forms = self.newest
@@ -202,6 +213,7 @@ def test_a_program_is_updated_in_every_way(kind, server, tmp_path):
     assert patch.size <= program.update() <= patch.size + DOCUMENT
     way = {"version": parse_version(program.version(2)), "way": "patch", "size": patch.size}
     assert program.heard == [("release-downloaded", way)]
+    assert f"Downloading: {program.version(2)} (100%)" in program.statuses
 
     one = program.patch(2, program.basis(3))
     program.publish(3, one)
@@ -224,4 +236,16 @@ def test_a_program_is_updated_in_every_way(kind, server, tmp_path):
     assert failed == {"version": version, "sha256": wrong.sha256, "reason": reason, "next": "whole"}
     assert downloaded == {"version": version, "way": "whole", "size": len(program.packed(6))}
 
-    assert [program.told(minor) for minor in (2, 3, 4, 5, 6)] == [(1, 0, 0), (0, 0, 0), (1, 0, 0), (1, 0, 0), (1, 1, 0)]
+    program.publish(7)
+    made = program.make_forms(7)
+    assert len(made.patches) == Limits().patches
+    assert program.update() < max(each.size for each in made.patches) + DOCUMENT
+    assert program.heard[-1][1]["way"] == "patch"
+
+    assert [program.told(minor) for minor in (2, 4, 5, 6, 7)] == [
+        (1, 0, 0),
+        (1, 0, 0),
+        (1, 0, 0),
+        (1, 1, 0),
+        (1, 0, 0),
+    ]
