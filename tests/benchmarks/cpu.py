@@ -1,6 +1,10 @@
-"""The CPU time of processes, as the kernel counts it: other work on the machine changes little of it."""
+"""The CPU time of processes, as the kernel counts it: other work on the machine changes little of it; and on which core
+they run.
+"""
 
 import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -19,3 +23,14 @@ class CpuTime:
     def since(self, before: "CpuTime") -> float:
         """Return the seconds between two of them. What threads ran that have ended meanwhile is not in it."""
         return sum(ran - before._threads.get(thread, 0) for thread, ran in self._threads.items()) / 1e9
+
+
+@contextlib.contextmanager
+def pinned(*, servers: bool) -> Iterator[None]:
+    """Run this thread, and what it starts, on one core: the first for servers, the last for what asks them."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores) if servers else max(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)

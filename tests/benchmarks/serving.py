@@ -24,7 +24,7 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +32,9 @@ from flask import Flask
 
 from patchify.keys import SigningKey
 from patchify.server import patchify_bp
-from tests.benchmarks.cpu import CpuTime
+from tests.benchmarks.asker import Asker
+from tests.benchmarks.cpu import CpuTime, pinned
+from tests.benchmarks.table import Options, Row, Target, at_least, at_most, median
 from tests.interop.programs import RustMissingError, RustServer, build_rust
 from tests.running import Gunicorn, Process, free_port
 
@@ -40,7 +42,13 @@ GIB = 1024**3
 OURS, NGINX, RUST = "patchify under gunicorn", "nginx", "Rust server 0.2.2"
 VERSION = "1.0.0"
 RELEASE = f"/api/releases/{VERSION}"
-VIEWS = {"latest": "/api/latest", "an empty Flask view": "/empty", "a Flask view of as many bytes": "/body"}
+EMPTY = "an empty Flask view"
+VIEWS = {
+    "latest": "/api/latest",
+    "an update document": "/api/updates/stable/any",
+    EMPTY: "/empty",
+    "a Flask view of as many bytes as latest": "/body",
+}
 CONNECTIONS = 4  # that ask for small answers at the same time
 
 NGINX_CONF = """
@@ -77,44 +85,36 @@ def create_app() -> Flask:
     return app
 
 
-class Asker:
-    """A connection that stays open and asks for one thing again and again, with little work of its own."""
+def rows(options: Options) -> Iterator[Row]:
+    """Measure all of it, a row for each target."""
+    size = 30_000_000 if options.quick else 300_000_000
+    rounds = options.rounds(9)
+    with contextlib.ExitStack() as stack:
+        with pinned(servers=True):
+            servers, missing = _start(stack, options.folder, size)
+        stack.enter_context(pinned(servers=False))
+        note = "; ".join(f"{name} is not measured: {reason}" for name, reason in missing.items())
+        ranged = {name: server for name, server in servers.items() if name != RUST}
+        middle = (size // 4 + 1, size // 4 * 3 + 1)
+        for title, contenders, span in (("whole file", servers, None), ("range from the middle", ranged, middle)):
+            figures = _measured(contenders, _cpu_by(span, size, options.rounds(2, 1)), rounds)
+            yield _beside_the_best(f"serving a {title}, a GiB", figures, "CPU s", at_most(1.1), note)
+        figures = _measured(ranged, _latency_of((size - 1000, size)), rounds)
+        title = f"last 1,000 bytes of {size / 1e6:.0f} MB"
+        yield _beside_the_best(title, figures, "ms", at_most(5, "ms"), note)
+        port = servers[OURS].port
+        found = _measured(VIEWS, lambda path: _rate(port, path, 0.5 if options.quick else 1), rounds)
+        rates = {name: median(figures) for name, figures in found.items()}
+        for name in ("latest", "an update document"):
+            yield Row(f"{name}, one worker", rates[name], "a second", rates[EMPTY], EMPTY, at_least(0.9))
 
-    def __init__(self, port: int, path: str, span: tuple[int, int] | None = None) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
-        wanted = f"Range: bytes={span[0]}-{span[1] - 1}\r\n" if span else ""
-        self._request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{wanted}\r\n".encode()
-        self._buffer = bytearray(1024 * 1024)
 
-    def fetch(self) -> int:
-        """Ask once and take the answer in; return the length of its body."""
-        self.send()
-        return self.receive()
-
-    def send(self) -> None:
-        self._socket.sendall(self._request)
-
-    def receive(self) -> int:
-        view, got = memoryview(self._buffer), 0
-        while (end := self._buffer.find(b"\r\n\r\n", 0, got)) < 0:
-            got += self._socket.recv_into(view[got:]) or self._broken("the header")
-        head = bytes(view[:end]).lower()
-        if not head.startswith((b"http/1.1 200", b"http/1.1 206")):
-            self._broken(repr(head))
-        length = int(head.partition(b"content-length:")[2].split()[0])
-        left = length - (got - end - 4)
-        while left:
-            left -= self._socket.recv_into(view, min(left, len(view))) or self._broken("the body")
-        return length
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def _broken(self, what: str) -> int:
-        raise SystemExit(f"no sound answer to {self._request!r}: {what}")
+def _beside_the_best(title: str, figures: Mapping[str, list[float]], unit: str, target: Target, note: str) -> Row:
+    medians = {name: median(each) for name, each in figures.items()}
+    ours = medians.pop(OURS)
+    best = min(medians, key=medians.__getitem__, default="")
+    against = f"{best} (of {len(medians)}, the better one)" if len(medians) > 1 else best
+    return Row(title, ours, unit, medians.get(best), against, target, note)
 
 
 def main() -> None:
@@ -137,9 +137,11 @@ def main() -> None:
         for name, reason in missing.items():
             print(f"{name} is not measured: {reason}")
         ranged = {name: server for name, server in servers.items() if name != RUST}
-        _print_cpu("whole file, CPU s per GiB", servers, None, size, arguments)
-        _print_cpu("half of it, from the middle", ranged, (size // 4 + 1, size // 4 * 3 + 1), size, arguments)
-        _print_latency(ranged, (size - 1000, size), arguments.rounds)
+        half, rounds = (size // 4 + 1, size // 4 * 3 + 1), arguments.rounds
+        whole, middle = (_cpu_by(span, size, arguments.downloads) for span in (None, half))
+        _print_beside("whole file, CPU s per GiB", _measured(servers, whole, rounds))
+        _print_beside("half of it, from the middle", _measured(ranged, middle, rounds))
+        _print_beside("last 1,000 bytes, ms", _measured(ranged, _latency_of((size - 1000, size)), rounds))
         _print_requests(servers[OURS], arguments.rounds, arguments.seconds)
 
 
@@ -185,23 +187,26 @@ class _Nginx(Process):
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return self
             time.sleep(0.01)
-        raise SystemExit(f"nginx does not answer:\n{self.output()}")
+        raise RuntimeError(f"nginx does not answer:\n{self.output()}")
 
 
-def _print_cpu(title: str, servers: Mapping[str, Any], span: tuple[int, int] | None, size: int, options: Any) -> None:
+def _cpu_by(span: tuple[int, int] | None, size: int, downloads: int) -> Callable[[Any], float]:
+    """Return what measures the CPU seconds for a GiB."""
     length = span[1] - span[0] if span else size
 
     def measure(server: Any) -> float:
         with contextlib.closing(Asker(server.port, RELEASE, span)) as asker:
             before = CpuTime(server.pid)
-            if any(asker.fetch() != length for _ in range(options.downloads)):
-                raise SystemExit("that was not what was asked for")
-            return CpuTime(server.pid).since(before) / (options.downloads * length / GIB)
+            if any(asker.fetch() != length for _ in range(downloads)):
+                raise RuntimeError("that was not what was asked for")
+            return CpuTime(server.pid).since(before) / (downloads * length / GIB)
 
-    _print_beside(title, _measured(servers, measure, options.rounds))
+    return measure
 
 
-def _print_latency(servers: Mapping[str, Any], span: tuple[int, int], rounds: int) -> None:
+def _latency_of(span: tuple[int, int]) -> Callable[[Any], float]:
+    """Return what measures the milliseconds until a range is there."""
+
     def measure(server: Any) -> float:
         with contextlib.closing(Asker(server.port, RELEASE, span)) as asker:
             times = []
@@ -211,7 +216,14 @@ def _print_latency(servers: Mapping[str, Any], span: tuple[int, int], rounds: in
                 times.append((time.perf_counter() - start) * 1000)
             return statistics.median(times)
 
-    _print_beside("last 1,000 bytes, ms", _measured(servers, measure, rounds))
+    return measure
+
+
+def _rate(port: int, path: str, seconds: float) -> float:
+    """Return the answers in a second."""
+    start = time.perf_counter()
+    answers = _ask_for(port, path, seconds)
+    return answers / (time.perf_counter() - start)
 
 
 def _print_requests(server: Any, rounds: int, seconds: float) -> None:
@@ -226,12 +238,12 @@ def _print_requests(server: Any, rounds: int, seconds: float) -> None:
         return answers / elapsed
 
     rates = _measured(VIEWS, measure, rounds)
-    print(f"\n{'small answers':34}{'requests/s':>12}{'quartiles':>20}{'CPU µs':>10}{'latest / it':>14}")
+    print(f"\n{'small answers':40}{'requests/s':>12}{'quartiles':>20}{'CPU µs':>10}{'latest / it':>14}")
     for name, rate in rates.items():
         low, median, high = statistics.quantiles(rate)
         ratio = statistics.median(rates["latest"]) / median
         print(
-            f"  {name:32}{median:12.0f}{f'{low:.0f} - {high:.0f}':>20}{statistics.median(cpu[name]):10.0f}{ratio:14.2f}"
+            f"  {name:38}{median:12.0f}{f'{low:.0f} - {high:.0f}':>20}{statistics.median(cpu[name]):10.0f}{ratio:14.2f}"
         )
 
 
@@ -269,9 +281,9 @@ def _measured(contenders: Mapping[str, Any], measure: Callable[[Any], float], ro
 def _print_beside(title: str, figures: Mapping[str, list[float]]) -> None:
     medians = {name: statistics.median(each) for name, each in figures.items()}
     print(f"\n{title:34}{'median':>12}{'quartiles':>20}{'ours / it':>14}")
-    for name, median in medians.items():
+    for name, middle in medians.items():
         low, _, high = statistics.quantiles(figures[name])
-        print(f"  {name:32}{median:12.3f}{f'{low:.3f} - {high:.3f}':>20}{medians[OURS] / median:14.2f}")
+        print(f"  {name:32}{middle:12.3f}{f'{low:.3f} - {high:.3f}':>20}{medians[OURS] / middle:14.2f}")
     others = [median for name, median in medians.items() if name != OURS]
     if others:
         print(f"  {'ours / the better of the others':32}{medians[OURS] / min(others):46.2f}")
