@@ -95,8 +95,8 @@ class Config:
         retries: How often a request that did not get through is repeated at once, with back-off. Default 3.
         max_document: KiB; the largest signed document. Default 64.
         max_release: MiB; the largest release. Default 4096.
-        patch_memory: MiB that applying a patch may take, for what it applies to, what it makes and itself; what would
-            take more comes whole. 0: no patches. Default 256.
+        patch_memory: MiB that applying a patch may take: the old program, twice the new one, and the patch. A program
+            for which that is more comes compressed or whole. 0: no patches. Default 256.
         session: A `requests.Session` of the host's, for a proxy, a private CA, a client certificate, headers. It is
             not closed here, and only its idle time bounds how long the header of an answer may take.
 

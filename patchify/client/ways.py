@@ -15,6 +15,7 @@ Basis = tuple[str, int]
 """SHA-256 and size (bytes) of what a patch applies to, or makes."""
 
 MOST_STEPS = 8  # patches in a chain
+_COPIES = 2  # of what a patch makes, which hdiffpatch has in memory for a moment: measured
 _WORTH = 9, 10  # of the bytes of a simpler way: what saves less is not worth the trouble of applying it
 
 
@@ -88,7 +89,7 @@ def ways(
         forms: What else there is of it.
         target: What its patches make; None: not known, so none can be used.
         basis: What is installed; None: not known, likewise.
-        memory: Bytes that applying a patch may take: what it applies to, what it makes, and itself, together.
+        memory: Bytes that applying a patch may take: what it applies to, twice what it makes, and itself, together.
         zstd: Whether it can be decompressed here.
         bad: The hashes of files that are not to be used.
     """
@@ -128,7 +129,7 @@ def _shortest(patches: list[Patch], basis: Basis, target: Basis, memory: int) ->
         for (base, base_size), (so_far, legs) in reached.items():
             for leg in leaving.get(base, ()):
                 here, size = (leg.result, leg.result_size), so_far + leg.size
-                if base_size + leg.result_size + leg.size > memory:
+                if base_size + _COPIES * leg.result_size + leg.size > memory:
                     continue
                 if here not in further or size < further[here][0]:
                     further[here] = (size, (*legs, leg))

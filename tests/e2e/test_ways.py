@@ -19,6 +19,7 @@ from patchify import signals, trees
 from patchify.client import Config, Updater
 from patchify.client.kinds import installer_for
 from patchify.client.restarter import Launch
+from patchify.errors import ChannelNotFoundError
 from patchify.forms import Compressed, Forms, Patch, Tree
 from patchify.keys import SigningKey
 from patchify.publishing import Publication
@@ -164,7 +165,10 @@ class Program:
         minor, *forms = self.newest
 
         def offered() -> bool:
-            updater.check()
+            try:
+                updater.check()
+            except ChannelNotFoundError:  # the server has looked at the catalogue a moment before
+                return False
             offer = updater.available
             wanted = self.version(minor)
             return offer is not None and str(offer.version) == wanted and self._forms_of(offer) == forms
