@@ -19,7 +19,20 @@ from pathlib import Path
 
 from tests.benchmarks.table import Options, Row, say, table
 
-MODULES = ("serving", "slow", "front", "updating", "wire", "deltas", "large", "link", "idle", "start")
+MODULES = (
+    "serving",
+    "slow",
+    "front",
+    "updating",
+    "wire",
+    "client",
+    "deltas",
+    "large",
+    "idle",
+    "start",
+    "catalogue",
+    "fleet",
+)
 LIMIT = 600  # seconds for each of them
 
 

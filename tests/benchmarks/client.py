@@ -1,39 +1,43 @@
-"""What an update costs the program that is updated: ``python -m tests.benchmarks.client``.
+"""What an update costs the program that is updated: ``python -m tests.benchmarks.client [--quick]``.
 
-Three tables, each of figures taken side by side in one run:
-
-- a whole update of a program of 35 MB on loopback, from the check to the exec, by our client and by the original's
-  (where cargo can build it), from the same server; by ours also without a guardian. Ours makes everything durable with
-  fsync, the original nothing; what our fsyncs take is counted apart. Memory is the peak resident set (VmHWM) at the exec.
-- the memory that downloading 1 GiB takes beyond what the idle program has.
-- the CPU time of ``import patchify.client`` beside ``import requests``.
+- An update of a program of 35 MiB, by our client and by the original's (where cargo can build it), from the same
+  server: on loopback, whole, from the check to the exec; and over a link that is held to 100 Mbit/s, from the check until
+  the new version runs, ours by a patch, as two lines changed and the rest is the same. Ours makes everything durable with
+  fsync, the original nothing; what our fsyncs take on loopback is counted apart. Memory is the peak resident set (VmHWM)
+  at the exec.
+- The memory that downloading 1 GiB takes beyond what the idle program has.
 """
 
 import argparse
 import contextlib
-import hashlib
-import json
 import os
 import re
-import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import zipapp
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from patchify.client.locks import watched
-from patchify.keys import SigningKey
+from tests.benchmarks.proxy import Proxy
+from tests.benchmarks.served import KEY, served
+from tests.benchmarks.table import MIB, Options, Row, at_most, median, say, table
 from tests.interop.programs import RustMissingError, build_rust
-from tests.running import ROOT, Gunicorn, free_port, wait_until
+from tests.running import wait_until
 
-KEY = SigningKey.generate()
-MIB = 1024 * 1024
+SIZE, DOWNLOAD = 35 * MIB, 1024 * MIB
+LINK = 100e6 / 8  # bytes a second
 PATIENCE = 120  # seconds for one update
+OLD, NEW = "1.0.0", "2.0.0"
+OURS, UNGUARDED, RUST = "ours", "ours, no guardian", "Rust client 0.2.2"
+LOOPBACK = f"update of {SIZE // MIB} MiB on loopback, whole, check to exec"
+LINKED = f"update of {SIZE // MIB} MiB over 100 Mbit/s, two lines changed, check to new version running"
+WITHIN, FAST = at_most(2), at_most(0.2)
 
 PROGRAM = """
 import os, sys, time
@@ -52,7 +56,7 @@ def timed(fsync):
     return call
 os.fsync = timed(os.fsync)
 def restart(launch):
-    print("exec", time.monotonic() - started, synced, memory("VmHWM"), flush=True)
+    print("exec", started, time.monotonic(), synced, memory("VmHWM"), flush=True)
     exec_restart(launch)
 print("running", VERSION, flush=True)
 guardian = sys.argv[3] != "ours, no guardian"
@@ -68,87 +72,90 @@ else:
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--size", type=int, default=35, help="MiB of the updated program")
-    parser.add_argument("--download", type=int, default=1024, help="MiB of the downloaded release")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="patchify-benchmark-") as folder:
-        print_updates(Path(folder), arguments.rounds, arguments.size * MIB)
-        print_memory(Path(folder), arguments.download * MIB)
-    print_imports(arguments.rounds)
+@dataclass(frozen=True)
+class Update:
+    """What one update took: seconds to the exec, of them in fsync, seconds until the new version ran, peak MiB."""
+
+    exec: float
+    synced: float
+    running: float
+    peak: float
+
+    @property
+    def unsynced(self) -> float:
+        """Seconds to the exec without those of fsync."""
+        return self.exec - self.synced
 
 
-def print_updates(folder: Path, rounds: int, size: int) -> None:
-    ours = {version: zipapp_of(folder, version, size) for version in ("1.0.0", "2.0.0")}
-    contenders = {"ours": ours, "ours, no guardian": ours}
+def rows(options: Options) -> Iterator[Row]:
+    """Update again and again, our client and theirs in turn."""
     try:
         rust = build_rust(optimised=True).client.read_bytes()
+        missing = ""
     except RustMissingError as error:
-        print(f"the Rust client is not measured: {error}")
-    else:
-        pad = os.urandom(size - len(rust))
-        contenders["Rust client 0.2.2"] = {
-            version: rust + pad + f"\nVERSION={version}".encode() for version in ("1.0.0", "2.0.0")
-        }
-    figures = {name: [] for name in contenders}
-    with contextlib.ExitStack() as servers:
-        addresses = {name: servers.enter_context(serving(folder / name, files)) for name, files in contenders.items()}
+        rust, missing = b"", f"the Rust client is not measured: {error}"
+    payload = os.urandom(SIZE)
+    ours = {version: zipapp_of(options.folder, version, payload) for version in (OLD, NEW)}
+    contenders = {OURS: ours, UNGUARDED: ours}
+    if rust:
+        theirs = {version: rust + payload[len(rust) :] + f"\nVERSION={version}".encode() for version in (OLD, NEW)}
+        contenders[RUST] = theirs
+    beside = RUST if rust else ""
+    rounds = options.rounds(7)
+
+    found = updates(options.folder / "loopback", contenders, rounds, None)
+    its = found.get(RUST)
+    for name, target in ((OURS, WITHIN), (UNGUARDED, None)):
+        title = f"{LOOPBACK}{'' if name == OURS else ', without a guardian'}"
+        synced = median(each.synced for each in found[name])
+        note = (
+            missing or f"fsyncs apart, which take our client {1000 * synced:.0f} ms and which the Rust client has not"
+        )
+        unsynced = median(each.unsynced for each in found[name])
+        yield Row(title, unsynced, "s", its and median(each.exec for each in its), beside, target, note)
+    peak = median(each.peak for each in found[OURS])
+    yield Row(f"{LOOPBACK}: peak memory", peak, "MiB", its and median(each.peak for each in its), beside)
+
+    del contenders[UNGUARDED]
+    found = updates(options.folder / "linked", contenders, options.rounds(5), LINK)
+    its = found.get(RUST)
+    note = missing or "fsyncs included; ours is a zipapp, so the start of Python is in it"
+    running = median(each.running for each in found[OURS])
+    yield Row(LINKED, running, "s", its and median(each.running for each in its), beside, FAST, note)
+
+    size = DOWNLOAD // 16 if options.quick else DOWNLOAD
+    yield Row(f"downloading {size // MIB} MiB: memory beyond the idle program", memory(options.folder, size), "MiB")
+
+
+def updates(folder: Path, contenders: dict[str, dict[str, bytes]], rounds: int, rate: float | None) -> dict[str, list]:
+    """Serve every contender's releases and update it; where the rate of the link is limited, with patches."""
+    figures: dict[str, list[Update]] = {name: [] for name in contenders}
+    folder.mkdir()
+    with contextlib.ExitStack() as running:
+        addresses = {}
+        for name, files in contenders.items():
+            paths = {version: folder / f"{name}-{version}" for version in files}
+            for version, data in files.items():
+                paths[version].write_bytes(data)
+            forms = rate is not None and name == OURS
+            server = running.enter_context(served(folder / f"server of {name}", paths, forms=forms))
+            addresses[name] = f"{running.enter_context(Proxy(server.port, rate)).url if rate else server.url}/api/"
         for each in range(rounds):
+            say(f"update {each + 1} of {rounds}")
             for name, files in contenders.items():
-                place = folder / f"{name}-{each}"
-                figures[name].append(update(place, files["1.0.0"], addresses[name], name))
+                place = folder / f"place of {name}"
+                figures[name].append(update(place, files[OLD], addresses[name], name))
                 shutil.rmtree(place)
-    print(f"\nOne update of {size / MIB:.0f} MiB, check to exec, {rounds} rounds, medians")
-    print(f"{'client':<20}{'seconds':>9}{'fsyncs, s':>11}{'the rest, s':>13}{'ratio':>7}{'peak MiB':>10}")
-    median = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in figures.items()}
-    theirs = median.get("Rust client 0.2.2")
-    for name, (whole, synced, peak) in median.items():
-        ratio = f"{(whole - synced) / (theirs[0] - theirs[1]):.2f}" if theirs else "-"
-        print(f"{name:<20}{whole:>9.3f}{synced:>11.3f}{whole - synced:>13.3f}{ratio:>7}{peak / 1024:>10.1f}")
+    return figures
 
 
-def print_memory(folder: Path, size: int) -> None:
-    place = folder / "download"
-    releases = place / "releases"
-    releases.mkdir(parents=True)
-    with (releases / "app-2.0.0").open("wb") as file:
-        file.truncate(size)
-    program = place / "program"
-    program.write_bytes(zipapp_of(folder, "1.0.0", 0))
-    program.chmod(0o755)
-    with serving(place) as address:
-        command = [program, address, KEY.verifying_key.to_hex(), "download"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
-    idle, peak = map(int, re.search(r"downloaded (\d+) (\d+)", said).groups())
-    print(f"\nDownloading {size / MIB:.0f} MiB")
-    print(f"{'idle MiB':>10}{'peak MiB':>10}{'more MiB':>10}")
-    print(f"{idle / 1024:>10.1f}{peak / 1024:>10.1f}{(peak - idle) / 1024:>10.1f}")
-
-
-def print_imports(rounds: int) -> None:
-    modules = ("requests", "patchify.client")
-    cost = {module: [] for module in modules}
-    for _ in range(rounds * 4 + 1):
-        for module in modules:
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run([sys.executable, "-c", f"import {module}"], check=True, cwd=ROOT)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            cost[module].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    print("\nImport in a new interpreter, CPU ms of the whole process, median")
-    for module in modules:
-        median = statistics.median(cost[module][1:])
-        print(f"{module:<20}{median * 1000:>8.0f}{median / statistics.median(cost['requests'][1:]):>8.2f}")
-
-
-def update(place: Path, program: bytes, address: str, name: str) -> tuple[float, float, float]:
-    """Run one update; return seconds from check to exec, seconds of fsync in it, and peak KiB."""
+def update(place: Path, program: bytes, address: str, name: str) -> Update:
+    """Install a program in a folder of its own, and let it update itself."""
     place.mkdir()
     path = place / "program"
     path.write_bytes(program)
     path.chmod(0o755)
-    ours = name.startswith("ours")
+    ours = name != RUST
     command = [path, address, KEY.verifying_key.to_hex(), name if ours else "3600"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         end = threading.Timer(PATIENCE, process.kill)
@@ -163,24 +170,31 @@ def update(place: Path, program: bytes, address: str, name: str) -> tuple[float,
                 wait_until(lambda: not watched(path.parent / ".program.patchify"), "the end of the guardian")
 
 
-def our_figures(process: subprocess.Popen) -> tuple[float, float, float]:
+def our_figures(process: subprocess.Popen) -> Update:
+    said = []
     for line in process.stdout:
+        said.append(line)
         if line.startswith("exec"):
-            seconds, synced, peak = map(float, line.split()[1:])
-        elif line == "running 2.0.0\n":
-            return seconds, synced, peak
-    raise SystemExit("our client did not get through")
+            started, done, synced, peak = map(float, line.split()[1:])
+        elif line == f"running {NEW}\n":
+            return Update(done - started, synced, time.monotonic() - started, peak / 1024)
+    raise RuntimeError(f"our client did not get through:\n{''.join(said[-20:])}")
 
 
-def their_figures(process: subprocess.Popen) -> tuple[float, float, float]:
+def their_figures(process: subprocess.Popen) -> Update:
     """Take time and memory from outside, as each line arrives."""
     peak = Peak(process.pid)
-    for line in process.stdout:
-        if "Checking for updates" in line:  # of its log: its status changes may be lost
-            started = time.monotonic()
-        elif "Restarting" in line:
-            return time.monotonic() - started, 0.0, peak.stop()
-    raise SystemExit("the Rust client did not get through")
+    try:
+        for line in process.stdout:
+            if "Checking for updates" in line:  # of its log: its status changes may be lost
+                started = time.monotonic()
+            elif "Restarting" in line:
+                done, most = time.monotonic(), peak.stop()
+            elif line.startswith(f"running {NEW}"):
+                return Update(done - started, 0.0, time.monotonic() - started, most / 1024)
+    finally:
+        peak.stop()
+    raise RuntimeError("the Rust client did not get through")
 
 
 class Peak:
@@ -199,43 +213,46 @@ class Peak:
                 self.value = max(self.value, float(re.search(r"VmHWM:\s+(\d+)", self.status.read_text())[1]))
 
     def stop(self) -> float:
+        """Return KiB."""
         self.done.set()
         self.thread.join()
         return self.value
 
 
-def zipapp_of(folder: Path, version: str, size: int) -> bytes:
+def memory(folder: Path, size: int) -> float:
+    """Return the MiB that downloading a release takes beyond what the idle program has."""
+    say(f"downloading {size // MIB} MiB")
+    place = folder / "download"
+    place.mkdir()
+    release = place / "release"
+    with release.open("wb") as file:
+        file.truncate(size)
+    program = place / "program"
+    program.write_bytes(zipapp_of(folder, OLD, b""))
+    program.chmod(0o755)
+    with served(place / "server", {NEW: release}, forms=False) as server:
+        command = [program, f"{server.url}/api/", KEY.verifying_key.to_hex(), "download"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
+    shutil.rmtree(place)
+    idle, peak = map(int, re.search(r"downloaded (\d+) (\d+)", said).groups())
+    return (peak - idle) / 1024
+
+
+def zipapp_of(folder: Path, version: str, payload: bytes) -> bytes:
+    """Return the program as a zipapp that holds a payload, too."""
     with tempfile.TemporaryDirectory(dir=folder) as source:
         (Path(source) / "__main__.py").write_text(PROGRAM.format(version=version))
-        (Path(source) / "payload").write_bytes(os.urandom(size))
+        (Path(source) / "payload").write_bytes(payload)
         target = folder / f"built-{version}"
         zipapp.create_archive(source, target, interpreter=sys.executable)
     return target.read_bytes()
 
 
-@contextlib.contextmanager
-def serving(place: Path, files: dict[str, bytes] | None = None):
-    """Serve these files, or what is in the folder already, with our server; give the address of the API."""
-    releases = place / "releases"
-    for version, data in (files or {}).items():
-        releases.mkdir(parents=True, exist_ok=True)
-        (releases / f"app-{version}").write_bytes(data)
-    hashes = {}
-    for path in releases.iterdir():
-        with path.open("rb") as file:
-            hashes[path.name.removeprefix("app-")] = hashlib.file_digest(file, "sha256").hexdigest()
-    environment = {
-        "FLASK_PATCHIFY_APPNAME": "app",
-        "FLASK_PATCHIFY_KEY": KEY.to_hex(),
-        "FLASK_PATCHIFY_RELEASES": str(releases),
-        "FLASK_PATCHIFY_VERSIONS": f"@json {json.dumps(hashes)}",
-        "FLASK_LOG_LEVEL": "WARNING",
-    }
-    port = free_port()
-    options = ("-c", "config/gunicorn.conf.py")
-    environment["FLASK_PORT"] = str(port)
-    with Gunicorn("examples.server:app", place / "server.log", *options, env=environment, port=port) as server:
-        yield f"{server.url}/api/"
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few rounds, small files")
+    with tempfile.TemporaryDirectory(prefix="patchify-benchmark-") as folder:
+        print(table(rows(Options(Path(folder), Path(folder), parser.parse_args().quick))))
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ PATIENCE = 300  # seconds for one command
 
 
 @contextlib.contextmanager
-def served(folder: Path, files: Mapping[str, Path], **settings: object) -> Iterator[Gunicorn]:
-    """Publish files as releases, by version, and make their patches; give the server, which has them below ``/api/``.
+def served(folder: Path, files: Mapping[str, Path], *, forms: bool = True, **settings: object) -> Iterator[Gunicorn]:
+    """Publish files as releases, by version, with their forms; give the server, which has them below ``/api/``.
 
     Args:
         folder: Is made.
         files: By version.
+        forms: Whether patches of them are made, and compressed files.
         settings: More than the necessary ones, by their keys in lower case, without PATCHIFY_.
     """
     folder.mkdir()
@@ -42,7 +43,8 @@ def served(folder: Path, files: Mapping[str, Path], **settings: object) -> Itera
     _patchify(configuration, "migrate")
     for version, file in files.items():
         _patchify(configuration, "publish", str(file), "--version", version)
-    _patchify(configuration, "patches", "make")
+    if forms:
+        _patchify(configuration, "patches", "make")
     port = free_port()
     env = {"PATCHIFY_CONFIG": str(configuration), "FLASK_PORT": str(port), "FLASK_LOG_LEVEL": "WARNING"}
     options = ("-c", "config/gunicorn.conf.py")
