@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from patchify.server.config import Config
 
 LOG = "making.log"  # among the forms
+WORD = "making.wanted"  # there, too: left by whoever wants some, for the one who makes them
+TAKEN = "making.taken"  # that word, while it is followed
 MOST_LOG = 256 * 1024  # bytes; then it begins anew
 _NICENESS = 10
 _FIRST_TO_GO = 500  # out of memory, it is ended sooner than a server
@@ -35,11 +37,15 @@ _START_WITHIN = 30.0  # seconds
 _log = logging.getLogger(__name__)
 
 
-def starter(config: Config) -> Callable[[], None]:
+def starter(config: Config, *, resume: bool = False) -> Callable[[], None]:
     """Return what starts the process for what is published by a configuration: nothing, if it is not to be started.
 
     A catalogue that is an object, and no URL, cannot be told to another process: then only ``patchify patches make``
     makes forms, or what the program itself does with `patchify.publishing.maker.Maker`.
+
+    Args:
+        config: What tells where releases are, and how much is made.
+        resume: Whether to start it now if word was left that has not been followed to its end: it may have been ended.
     """
     if not config.make_forms or not isinstance(config.catalogue, str):
         return lambda: None
@@ -49,7 +55,16 @@ def starter(config: Config) -> Callable[[], None]:
         "appname": config.appname,
         "limits": asdict(Limits.of(config)),
     }
+    if resume and is_unfinished(config.folder):
+        _start(told, config.folder)
     return lambda: _start(told, config.folder)
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Return whether somebody has left word for forms of what is in a folder, and they may not all be made."""
+    from patchify.server.storage import FORMS  # noqa: PLC0415 - as below
+
+    return any((folder / FORMS / each).exists() for each in (WORD, TAKEN))
 
 
 def command(module: str, *arguments: str) -> list[str]:

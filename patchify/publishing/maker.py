@@ -31,6 +31,7 @@ from patchify.errors import (
     UnsafeArchiveError,
 )
 from patchify.forms import LEAST_SEGMENTED, Compressed, Forms, Patch, Segments
+from patchify.publishing.background import TAKEN, WORD
 from patchify.publishing.bases import Bases
 from patchify.publishing.compressing import Written, compress, list_segments
 from patchify.publishing.given_up import GivenUp
@@ -42,7 +43,6 @@ from patchify.server.catalogue import EditableCatalogue
 from patchify.server.storage import FORMS, FolderStorage
 
 LOCK = "making.lock"  # among the forms: held by the one process that makes some
-WORD = "making.wanted"  # left there by whoever wants some, for the one who has the lock
 NO_HDIFFPATCH = "hdiffpatch is not installed, so no patches are made: pip install 'patchify-updater[patches]'"
 _ASIDE = "making-"
 
@@ -117,8 +117,12 @@ class Maker:
         return self._given_up.all()
 
     def _follow_word(self) -> None:
-        """Make what is missing as often as somebody has left word: who leaves it, tries this afterwards."""
-        while (self._folder / WORD).exists():
+        """Make what is missing as often as somebody has left word: who leaves it, tries this afterwards.
+
+        A word that is taken goes when all is done, so that what is ended in between goes on another time.
+        """
+        word, taken = self._folder / WORD, self._folder / TAKEN
+        while word.exists() or taken.exists():
             lock = self._lock()
             with _storing(self._folder):
                 try:
@@ -126,8 +130,10 @@ class Maker:
                 except Timeout:
                     return
                 try:
-                    (self._folder / WORD).unlink(missing_ok=True)
+                    if word.exists():
+                        os.replace(word, taken)
                     self._make_all()
+                    taken.unlink(missing_ok=True)
                 finally:
                     lock.release()
 

@@ -103,7 +103,7 @@ def _set_up(state: BlueprintSetupState) -> None:
     from patchify.publishing.local import LocalPublisher  # noqa: PLC0415 - as well
 
     catalogue = cast("EditableCatalogue", core.catalogue)
-    publisher = LocalPublisher(catalogue, core.storage, changed=starter(core.config))
+    publisher = LocalPublisher(catalogue, core.storage, changed=starter(core.config, resume=True))
     api = _Api(core, catalogue, publisher, Admission(core.config.token))
     for method, rule, view in (
         ("GET", "/uploads/<sha256>", api.offset),

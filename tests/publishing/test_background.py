@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +19,9 @@ import requests
 from backports import zstd
 
 from patchify.files import hash_path
+from patchify.forms import Forms
 from patchify.publishing import Publication, background
-from patchify.publishing.background import LOG, MOST_LOG, starter
+from patchify.publishing.background import LOG, MOST_LOG, TAKEN, starter
 from patchify.publishing.remote import RemotePublisher
 from patchify.server.sql_catalogue import SqlCatalogue
 from patchify.server.storage import FORMS
@@ -160,6 +162,18 @@ def test_a_server_has_the_forms_of_what_is_published_over_the_network(place, ser
 
         found = wait_until(served, "the file of the patch")
     assert hdiffpatch.apply(content("1.0.0"), found) == content("2.0.0")
+
+
+def test_a_server_goes_on_with_what_was_ended(place, server):
+    wait_for(publish(place.folder, "1.0.0"))
+    wait_until(lambda: place.forms("1.0.0").compressed and not makers(place.releases), "the end of the process")
+    with place.catalogue.transaction() as transaction:
+        transaction.put(replace(transaction.releases()[("1.0.0", "any")], forms=Forms()))
+    (place.releases / FORMS / TAKEN).touch()
+    with server():
+        wait_until(lambda: place.forms("1.0.0").compressed, "a compressed file")
+        wait_until(lambda: not makers(place.releases), "the end of the process")
+    assert not (place.releases / FORMS / TAKEN).exists()
 
 
 def test_a_server_ends_while_forms_are_made_and_its_port_is_free(place, server):

@@ -17,8 +17,9 @@ from patchify import forms, trees
 from patchify.client.archive import unpack
 from patchify.errors import FormGivenUpError, StorageUnavailableError
 from patchify.publishing import compressing, maker, making
+from patchify.publishing.background import TAKEN, WORD, is_unfinished
 from patchify.publishing.given_up import NAME
-from patchify.publishing.maker import LOCK, NO_HDIFFPATCH, WORD, Maker
+from patchify.publishing.maker import LOCK, NO_HDIFFPATCH, Maker
 from patchify.publishing.making import Limits
 from patchify.versions import parse_version
 
@@ -275,7 +276,22 @@ def test_who_comes_second_leaves_word_and_the_first_makes_that_too(put, release,
     Maker(catalogue, storage, Limits(), tell, clock).make("1.0.0")
     assert len(other) == 1, "it left at once"
     assert len(release("2.0.0").forms.patches) == 1
-    assert not (storage.folder / maker.FORMS / WORD).exists()
+    assert not {WORD, TAKEN} & set(os.listdir(storage.folder / maker.FORMS))
+
+
+def test_a_word_stays_until_all_is_made(put, release, catalogue, storage, clock, monkeypatch):
+    def fail(*_):
+        raise StorageUnavailableError("x", OSError(28, "No space left on device"))
+
+    put("1.0.0", content("1.0.0"))
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "place_form", fail)
+        with pytest.raises(StorageUnavailableError):
+            Maker(catalogue, storage, Limits(), now=clock).make_wanted()
+    assert is_unfinished(storage.folder)
+    Maker(catalogue, storage, Limits(), now=clock)._follow_word()
+    assert release("1.0.0").forms.compressed
+    assert not is_unfinished(storage.folder)
 
 
 def test_who_is_called_by_hand_waits_for_the_other(put, make, release, storage, told, monkeypatch):
