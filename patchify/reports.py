@@ -52,7 +52,8 @@ class Report:
         at: When, UTC, by the client's clock.
         version: What ran then.
         release: Which release it is about; None: about none.
-        reason: Why, where something failed: one line of at most `MOST_REASON` characters.
+        reason: Why, where something failed; of a download, the way it took and its bytes: one line of at most
+            `MOST_REASON` characters.
     """
 
     event: Event

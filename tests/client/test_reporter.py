@@ -57,7 +57,7 @@ def test_an_update_is_told_of_step_by_step_in_one_batch(make_desk):
     desk.updater.tick()
     assert told(desk) == [
         ("checked", "1.0.0", None, ""),
-        ("downloaded", "1.0.0", "2.0.0", ""),
+        ("downloaded", "1.0.0", "2.0.0", "whole (300 bytes)"),
         ("staged", "1.0.0", "2.0.0", ""),
     ]
     (batch,) = desk.transport.reports
