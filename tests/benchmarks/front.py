@@ -25,7 +25,7 @@ from tests.running import PATIENCE, Process
 RUST = "Rust server 0.2.2"
 NAME = "`latest` behind the shipped nginx configuration"
 TARGET = at_least(3)
-CONNECTIONS = 32
+CONNECTIONS = 256  # many clients that ask at once, so that no server waits for the next of them
 MOST = 900  # requests of a connection; nginx closes it after 1,000
 REQUEST = b"GET /api/latest HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -64,7 +64,7 @@ def _measure(stack: contextlib.ExitStack, options: Options, program: Path, asker
     config = {"appname": "app", "key": key, "releases": releases, "versions": versions}
     ours = stack.enter_context(our_server(config | {"proxies": 1}, options.folder))
     nginx = stack.enter_context(
-        Nginx(options.folder, ours.port, releases, "worker_processes 1; worker_rlimit_nofile 1024;", plain=True)
+        Nginx(options.folder, ours.port, releases, "worker_processes 1; worker_rlimit_nofile 4096;", plain=True)
     )
     rust = stack.enter_context(RustServer(program, config, key, options.folder / "rust.log"))
     os.sched_setaffinity(0, askers)

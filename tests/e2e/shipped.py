@@ -41,11 +41,11 @@ class Nginx(Process):
         upstream: The port of the server.
         releases: The folder of the releases.
         main: Directives outside of all blocks.
-        changes: What else is replaced in our configuration.
+        plain: Whether the site is there without TLS as well, at ``http_only``, as none should be.
     """
 
-    def __init__(self, folder: Path, upstream: int, releases: Path, main: str = "", **changes: str):
-        self.http, self.https = free_port(), free_port()
+    def __init__(self, folder: Path, upstream: int, releases: Path, main: str = "", *, plain: bool = False):
+        self.http, self.https, self.http_only = free_port(), free_port(), free_port()
         self.certificate = folder / "certificate"
         _write_certificate(self.certificate)
         site = (ROOT / "config" / "nginx.conf").read_text()
@@ -56,9 +56,8 @@ class Nginx(Process):
             "/srv/releases/": f"{releases}/",
             "listen [::]:": "# listen ",  # a machine may have no IPv6
             "listen 80;": f"listen 127.0.0.1:{self.http};",
-            "listen 443 ssl": f"listen 127.0.0.1:{self.https} ssl",
+            "listen 443 ssl;": f"listen 127.0.0.1:{self.https} ssl;" + f" listen 127.0.0.1:{self.http_only};" * plain,
             "127.0.0.1:8000": f"127.0.0.1:{upstream}",
-            **changes,
         }.items():
             assert old in site, old
             site = site.replace(old, new)
@@ -67,7 +66,7 @@ class Nginx(Process):
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         temporary = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
         (folder / "nginx.conf").write_text(
-            f"daemon off; {user} {main} pid {folder}/nginx.pid; error_log stderr; events {{}}\n"
+            f"daemon off; {user} {main} pid {folder}/nginx.pid; error_log stderr; events {{ worker_connections 2048; }}\n"
             f"http {{ access_log off; {temporary} include {folder}/site.conf; }}\n"
         )
         self.command = [NGINX, "-e", "stderr", "-p", folder, "-c", folder / "nginx.conf"]

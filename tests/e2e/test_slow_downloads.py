@@ -60,20 +60,6 @@ def test_hundreds_of_slow_downloads_hold_up_nobody(settings, tmp_path):
         first.close()
 
 
-def test_a_client_that_stalls_is_dropped_and_one_that_reads_is_not(settings, tmp_path):
-    with our_server(settings | {"stall_timeout": 1}, tmp_path) as server:
-        with begin(server.port) as stalled, begin(server.port) as reading:
-            assert stalled.recv(12) == b"HTTP/1.1 200"
-
-            def dropped():
-                reading.recv(16 * 1024)
-                return re.findall(rf"ended after \d+ of {SIZE} bytes", server.output())
-
-            assert len(wait_until(dropped, "the end of what is not read")) == 1
-        wait_until(lambda: server.output().count("ended after") == 2, "the end of the other one")
-        assert requests.get(f"{server.url}/api/latest", timeout=PATIENCE).status_code == 200
-
-
 def test_the_configuration_makes_room_for_the_files_and_connections_of_its_threads(settings, tmp_path):
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard != resource.RLIM_INFINITY and hard < 2000:
