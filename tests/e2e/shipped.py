@@ -19,12 +19,13 @@ CONFIG = ROOT / "config" / "gunicorn.conf.py"
 INTERNAL = "/_patchify/"  # PATCHIFY_X_ACCEL_REDIRECT for the shipped configuration of nginx
 
 
-def our_server(settings: dict, folder: Path, *options, config: Path = CONFIG) -> Gunicorn:
+def our_server(settings: dict, folder: Path, *options, port: int | None = None) -> Gunicorn:
     """Return gunicorn with our configuration and the application of `create_app`, not yet started."""
     lines = (f"PATCHIFY_{name.upper()} = {_toml(value)}\n" for name, value in settings.items() if value is not None)
     (folder / "patchify.toml").write_text("".join(lines))
     environment = {"PATCHIFY_CONFIG": str(folder / "patchify.toml")}
-    return Gunicorn("patchify.server:create_app()", folder / "gunicorn.log", "-c", config, *options, env=environment)
+    log = folder / "gunicorn.log"
+    return Gunicorn("patchify.server:create_app()", log, "-c", CONFIG, *options, env=environment, port=port)
 
 
 def _toml(value) -> str:
