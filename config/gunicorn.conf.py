@@ -39,9 +39,9 @@ backlog = 4096
 # Each download takes two descriptors, its connection and its file. Shells and systemd start programs with 1,024, which
 # a program may raise for itself up to the hard limit; LimitNOFILE in config/patchify.service allows enough.
 descriptors = 2 * worker_connections + 200
-soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-if soft != resource.RLIM_INFINITY and soft < descriptors:
-    with suppress(ValueError, OSError):  # it may be forbidden: then fewer downloads have room
+with suppress(ValueError, OSError):  # it may be forbidden: then fewer downloads have room
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < descriptors:
         most = descriptors if hard == resource.RLIM_INFINITY else min(descriptors, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
