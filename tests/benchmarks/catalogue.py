@@ -1,17 +1,16 @@
-"""What a catalogue costs, few releases beside many: ``python -m tests.benchmarks.catalogue [--rounds N]``.
+"""What a catalogue costs, few releases beside many: ``python -m tests.benchmarks.catalogue [--quick]``.
 
-Two real gunicorns of two workers each, on SQLite, one with ten releases and one with ten thousand. Prints requests a
-second of `latest` and of an update document, alternating between the two, medians of the rounds; and how long it takes
-until a change is seen by every worker.
+Two real gunicorns of two workers each, on SQLite, one with ten releases and one with ten thousand: requests a second of
+`latest` and of an update document, in turn; and how long it takes until a change is seen by every worker.
 """
 
 import argparse
 import contextlib
 import http.client
 import json
-import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from patchify.server import schema
 from patchify.server.sql_catalogue import SqlCatalogue
 from patchify.server.storage import FolderStorage
 from patchify.versions import parse_version
+from tests.benchmarks.table import Options, Row, median, table
 from tests.running import Gunicorn
 
 FEW, MANY = 10, 10_000
@@ -56,16 +56,16 @@ def placement(moment) -> Placement:
     return Placement("stable", ReleaseState.LIVE, moment, moment)
 
 
-def rate(port: int, path: str) -> float:
+def rate(port: int, path: str, requests: int) -> float:
     """Return requests a second on one connection."""
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
         started = time.perf_counter()
-        for _ in range(REQUESTS):
+        for _ in range(requests):
             connection.request("GET", f"/api/{path}")
             answer = connection.getresponse()
             answer.read()
             assert answer.status == 200, answer.status
-        return REQUESTS / (time.perf_counter() - started)
+        return requests / (time.perf_counter() - started)
 
 
 def delay(publisher: LocalPublisher, port: int, percent: int) -> float:
@@ -82,31 +82,38 @@ def delay(publisher: LocalPublisher, port: int, percent: int) -> float:
     return last
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="What a catalogue costs, few releases beside many.")
-    parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args().rounds
-    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as running:
+def rows(options: Options) -> Iterator[Row]:
+    """Ask both servers in turn, then change both catalogues."""
+    rounds = options.rounds(7)
+    with contextlib.ExitStack() as running:
         servers, publishers = {}, {}
         for count in (FEW, MANY):
-            folder = Path(temporary) / str(count)
+            folder = options.folder / str(count)
             publishers[count] = catalogue(folder, count)
-            options = ["--worker-class=gthread", "--threads=4", "--workers=2", "--log-level=info"]
+            gunicorn = ("--worker-class=gthread", "--threads=4", "--workers=2", "--log-level=info")
             env = {"PATCHIFY_CONFIG": str(folder / "patchify.toml")}
-            server = Gunicorn("patchify.server:create_app()", folder / "log", *options, env=env)
+            server = Gunicorn("patchify.server:create_app()", folder / "log", *gunicorn, env=env)
             servers[count] = running.enter_context(server)
-        print(f"{'requests a second':<32} {FEW:>10,} {MANY:>10,} {'ratio':>7}")
         for path in PATHS:
             found = {count: [] for count in servers}
             for _ in range(rounds):
                 for count, server in servers.items():
-                    found[count].append(rate(server.port, path))
-            few, many = (statistics.median(found[count]) for count in (FEW, MANY))
-            print(f"{path:<32} {few:>10,.0f} {many:>10,.0f} {many / few:>7.2f}")
-        for count, server in servers.items():
-            delays = [delay(publishers[count], server.port, percent) for percent in range(10, 10 + rounds)]
-            what = f"change seen by all, of {count:,}, s"
-            print(f"{what:<32} {statistics.median(delays):>10.2f} {max(delays):>10.2f}  (median, longest)")
+                    found[count].append(rate(server.port, path, REQUESTS // options.rounds(1, 10)))
+            title = f"{path}, {MANY:,} releases in the catalogue"
+            yield Row(title, median(found[MANY]), "a second", median(found[FEW]), f"{FEW} releases")
+        few, many = (
+            [delay(publishers[count], servers[count].port, percent) for percent in range(10, 10 + rounds)]
+            for count in (FEW, MANY)
+        )
+        title = f"a change of {MANY:,} releases seen by every worker"
+        yield Row(title, median(many), "s", median(few), f"{FEW} releases")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What a catalogue costs, few releases beside many.")
+    parser.add_argument("--quick", action="store_true", help="few rounds")
+    with tempfile.TemporaryDirectory() as folder:
+        print(table(rows(Options(Path(folder), Path(folder), parser.parse_args().quick))))
 
 
 if __name__ == "__main__":

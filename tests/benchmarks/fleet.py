@@ -10,6 +10,7 @@ import random
 import sys
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -23,6 +24,7 @@ from patchify.server import Config as ServerConfig
 from patchify.server.catalogue import Snapshot
 from patchify.server.documents import Issuer
 from patchify.versions import parse_version
+from tests.benchmarks.table import Options, Row
 
 START = datetime(2026, 11, 23, 6, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -116,6 +118,15 @@ def simulate(clients: int, seed: int = 1) -> Result:
         result.wanted[hour] = Schedule.parse(SCHEDULE).percent(hour * HOUR)
     result.skipped = len(skipped)
     return result
+
+
+def rows(options: Options) -> Iterator[Row]:
+    """Compare what the schedule asks for with whom the release had reached at the end of the first day and of all."""
+    clients = options.rounds(20_000, 1_000)
+    result = simulate(clients)
+    for hour in (23, HOURS - 1):
+        title = f"rollout {SCHEDULE} to {clients:,} simulated clients: offered it after {hour + 1} h"
+        yield Row(title, result.reached[hour], "%", result.wanted[hour], "what the schedule asks for")
 
 
 if __name__ == "__main__":
