@@ -8,19 +8,24 @@ import random
 import sys
 import tarfile
 from io import FileIO
+from uuid import UUID
 
 import hdiffpatch
 import pytest
 from backports import zstd
 
-from patchify import forms, trees
+from patchify import forms, releases, trees
 from patchify.client.archive import unpack
 from patchify.errors import FormGivenUpError, StorageUnavailableError
-from patchify.publishing import compressing, maker, making
+from patchify.publishing import Publication, compressing, maker, making
 from patchify.publishing.background import TAKEN, WORD, is_unfinished
 from patchify.publishing.given_up import NAME
+from patchify.publishing.local import LocalPublisher
 from patchify.publishing.maker import LOCK, NO_HDIFFPATCH, Maker
 from patchify.publishing.making import Limits
+from patchify.reports import Batch, Event, Report
+from patchify.server.fleet import Fleet
+from patchify.server.sql_catalogue import SqlCatalogue
 from patchify.versions import parse_version
 
 NOISE = random.Random(1).randbytes(30_000)
@@ -392,3 +397,20 @@ def test_verify_hashes_forms_too(put, make, release, publisher, storage):
     storage.form_path(form.sha256).write_bytes(b"x")
     (problem,) = publisher.verify()
     assert form.sha256 in problem
+
+
+# What runs in the field -----------------------------------------------------------------------------------------------
+
+
+def test_patches_from_what_most_installations_run_are_made_first(tmp_path, storage, clock, told):
+    database = SqlCatalogue(f"sqlite:///{tmp_path / 'catalogue.db'}", now=clock)
+    database.create()
+    publisher = LocalPublisher(database, storage, clock)
+    for version in ("1.0.0", "2.0.0", "3.0.0"):
+        (tmp_path / "build").write_bytes(content(version))
+        publisher.publish(tmp_path / "build", Publication(version=parse_version(version)))
+    running = parse_version("1.0.0")
+    report = Report(Event.CHECKED, releases.now(), running, None)
+    Fleet(database).record(Batch("a" * 32, "app", "linux-x86_64", "stable", str(UUID(int=1)), (report,)))
+    Maker(database, storage, Limits(), told.append, clock).make()
+    assert [line.partition(":")[0] for line in told] == ["3.0.0 compressed", "1.0.0 → 3.0.0", "2.0.0 → 3.0.0"]
