@@ -1,11 +1,17 @@
 """The pieces of the benchmark suite that could lie."""
 
 import contextlib
+import os
 import socket
+import sys
 import threading
+import time
 
 import pytest
 
+from tests.benchmarks import __main__ as suite
+from tests.benchmarks.cpu import CpuTime
+from tests.benchmarks.engines import Bsdiff, applied
 from tests.benchmarks.proxy import Link, Proxy
 from tests.benchmarks.table import Row, at_least, at_most, shown, table
 
@@ -109,3 +115,45 @@ def test_a_link_takes_as_long_as_its_rate_says(monkeypatch, pieces):
     for _ in range(pieces):
         link.carry(1_000_000 // pieces)
     assert clock[0] == pytest.approx(101, abs=0.006)
+
+
+def test_cpu_time_is_what_the_threads_of_a_process_ran_for():
+    before, own = CpuTime(os.getpid()), time.thread_time()
+    while time.thread_time() - own < 0.05:
+        pass
+    assert CpuTime(os.getpid()).since(before) >= 0.049
+
+
+def test_a_patch_that_makes_something_else_is_no_figure(tmp_path):
+    pytest.importorskip("bsdiff4")
+    old, new, other = (tmp_path / name for name in ("old", "new", "other"))
+    for file, data in ((old, b"old" * 100), (new, b"new" * 100), (other, b"other")):
+        file.write_bytes(data)
+    Bsdiff().make(old, new, tmp_path / "patch")
+    assert applied(Bsdiff(), old, new, tmp_path).seconds > 0
+    with pytest.raises(AssertionError, match="something else"):
+        applied(Bsdiff(), old, other, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ours", "failure", "status"),
+    [(1, None, 0), (3, None, 1), (1, RuntimeError("nginx fell over"), 1), (1, suite.LimitError("too long"), 1)],
+    ids=["reached", "missed", "failed", "too long"],
+)
+def test_the_suite_goes_on_after_a_failure_and_tells_of_it(monkeypatch, capsys, ours, failure, status):
+    def rows(name, shared, *, quick):
+        assert quick
+        if name == "serving":
+            if failure is not None:
+                raise failure
+        else:
+            yield Row("large", ours, "s", 1, "it", at_most(2))
+
+    monkeypatch.setattr(suite, "_rows", rows)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("signal.alarm", lambda _: None)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--only", "serving", "large", "--quick"])
+    assert suite.main() == status
+    output = capsys.readouterr().out
+    assert "| large " in output
+    assert (failure is not None) == (f"not measured: {type(failure).__name__}: {failure}" in output)
