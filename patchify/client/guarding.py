@@ -159,18 +159,6 @@ def summon(
     return Summoned(ours, process, installer.path)
 
 
-def guard(
-    installer: Installer, launch: Launch, *, handover: Handover, pid: int, supervised: bool, patience: float
-) -> Guarded:
-    """Start a guardian, and return when it is ready.
-
-    Raises:
-        UnableToGuardError: it cannot be started. Nothing has happened.
-    """
-    summoned = summon(installer, launch, handover=handover, pid=pid, supervised=supervised, patience=patience)
-    return summoned.take_post()
-
-
 def _start(installer: Installer, launch: Launch, charge: Charge) -> subprocess.Popen[bytes]:
     options: dict[str, Any] = {"pass_fds": [charge.descriptor], "cwd": "/"}
     if getattr(sys, "frozen", False):

@@ -26,23 +26,19 @@ from patchify.client.actions import Actions
 from patchify.client.choices import Choices
 from patchify.client.config import Config
 from patchify.client.fetching import Fetcher
-from patchify.client.guarding import LAUNCHER, Guarded, guard, is_watching
+from patchify.client.guarding import is_watching
 from patchify.client.installer import Fraction, Installer
 from patchify.client.kinds import installer_for
 from patchify.client.manners import Manners
 from patchify.client.notifier import Handler, Notifier
 from patchify.client.polling import Poller
 from patchify.client.processes import born_at
+from patchify.client.protection import Protection
 from patchify.client.reporter import Reporter
 from patchify.client.restarter import (
     Launch,
     Restarter,
     default_restarter,
-    exec_restart,
-    exit_restart,
-    gunicorn_master,
-    gunicorn_restart,
-    is_supervised,
     release_is_at_fault,
     remove_left_behind,
 )
@@ -53,7 +49,6 @@ from patchify.client.status import Checking, Downloading, Idle, Installing, Pend
 from patchify.client.transport import Transport
 from patchify.client.trial import Trial
 from patchify.client.trust import PinnedKey
-from patchify.client.watch import Handover
 from patchify.errors import (
     ActionDeniedError,
     ClosedError,
@@ -112,6 +107,7 @@ class Updater:
         self._launch = launch or Launch.current()
         self._restarter = restarter or default_restarter()
         self._installer = installer or installer_for(config.executable)
+        self._protection = Protection(config, self._installer, self._restarter, self._launch)
         self._started_from = self._installer.identity()
         self._given_transport = transport
         self._trust = PinnedKey(config.verifying_key)
@@ -505,9 +501,7 @@ class Updater:
             _log.error("%s", problem)
         if self.config.guardian and unwatched:
             try:  # the machine was started anew, perhaps
-                with self._guard(self._launch, pid=os.getpid(), handover="same") as guarded:
-                    guarded.go()
-                    guarded.release()
+                self._protection.again()
             except UnableToGuardError as error:  # it can prove good all the same
                 _log.warning("%s", error)
         self._trial.begin(problem)
@@ -686,18 +680,28 @@ class Updater:
 
     def _update(self, *, asked: bool) -> bool:
         self._available = None
-        if self._stage(asked=asked) is None or self._staged is None:
-            return False
-        return self._restart(self._staged)
+        with contextlib.ExitStack() as stack:
+            if self._find(asked=asked) is None:
+                return False
+            follows = self._installer.identity() != self._started_from
+            if self.is_safe_to_update() and not follows:  # else there is time enough, or nothing to watch
+                stack.enter_context(self._protection.early())
+            if self._stage(asked=asked) is None or self._staged is None:
+                return False
+            return self._restart(self._staged)
 
-    def _download(self, *, asked: bool) -> Release | None:
-        """Bring the newest version here, unless it is; return it, None if there is nothing newer."""
+    def _find(self, *, asked: bool) -> Offer | None:
+        """Return what there is to install, None if there is nothing newer; the server is asked unless it just was."""
         trial = self._installer.state().on_trial
         if trial is not None:
             raise UpdateInProgressError(f"version {trial.release.version} is on trial: it has to be confirmed first")
         if self._available is None or not self._is_fresh():
             self._check(asked=asked)
-        offer = self._available
+        return self._available
+
+    def _download(self, *, asked: bool) -> Release | None:
+        """Bring the newest version here, unless it is; return it, None if there is nothing newer."""
+        offer = self._find(asked=asked)
         if offer is None:
             return None
         version = offer.version
@@ -800,7 +804,7 @@ class Updater:
         trial = self._installer.state().on_trial
         if trial is not None and update.replaces != update.release:
             raise UpdateInProgressError(f"version {trial.release.version} is on trial: it has to be confirmed first")
-        with self._guarding(update) as guarded:
+        with self._protection.during(update) as guarded:
             swapped = self._installer.swap(update, self.config.trial_tries)
             _log.info("restarting as version %s", update.release.version)
             if guarded is not None:
@@ -817,40 +821,6 @@ class Updater:
             if guarded is not None:
                 guarded.release()
         self._set_alarm(self._tell_of_no_restart, _RESTART_PATIENCE)
-
-    @contextlib.contextmanager
-    def _guarding(self, update: Update) -> Iterator[Guarded | None]:
-        """Have a guardian ready, if there is to be one; it ends if the swap is not made."""
-        launched = LAUNCHER in os.environ and is_watching(self._installer)  # else it is a launcher of something else
-        if update.replaces == update.release or not self.config.guardian or launched:
-            yield None
-            return
-        handover: Handover = "same" if self._restarter is exec_restart else "other"
-        pid = os.getpid()
-        if self._restarter is gunicorn_restart:
-            with contextlib.suppress(OSError):  # the restart will say what is wrong
-                handover, pid = "gunicorn", gunicorn_master(self._launch)
-        with self._guard(self._launch, pid=pid, handover=handover) as guarded:
-            yield guarded
-
-    @contextlib.contextmanager
-    def _guard(self, launch: Launch, *, pid: int, handover: Handover) -> Iterator[Guarded]:
-        supervised = self.config.supervised
-        if supervised is None:
-            supervised = self._restarter is exit_restart or is_supervised(pid)
-        guarded = guard(
-            self._installer,
-            launch,
-            handover=handover,
-            pid=pid,
-            supervised=supervised,
-            patience=self.config.trial_timeout.total_seconds(),
-        )
-        try:
-            yield guarded
-        except BaseException:
-            guarded.dismiss()
-            raise
 
     # What is shown ----------------------------------------------------------------------------------------------------
 

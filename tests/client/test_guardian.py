@@ -14,7 +14,7 @@ import pytest
 from semver import Version
 
 from patchify.client import FileInstaller, Launch, guardian
-from patchify.client.guarding import Charge, guard, is_watching, summon
+from patchify.client.guarding import Charge, is_watching, summon
 from patchify.client.processes import ASKING
 from patchify.client.state import Phase, Release
 from patchify.client.watch import Watch, give_back
@@ -172,7 +172,7 @@ class Installation:
 
     def guard(self, **changes):
         facts = {"handover": "same", "pid": self.program.pid, "supervised": True, "patience": PATIENCE}
-        return guard(self.installer, self.launch, **{**facts, **changes})
+        return summon(self.installer, self.launch, **{**facts, **changes}).take_post()
 
     def summon(self):
         return summon(
@@ -430,7 +430,7 @@ def test_a_guardian_that_cannot_go_to_work_is_an_error(installation):
 
     unknown = Unknown(installation.installer.path)
     with pytest.raises(UnableToGuardError, match="before it was ready"):
-        guard(unknown, installation.launch, handover="same", pid=os.getpid(), supervised=True, patience=1)
+        summon(unknown, installation.launch, handover="same", pid=os.getpid(), supervised=True, patience=1).take_post()
 
 
 def test_a_guardian_that_cannot_be_started_is_an_error(installation, monkeypatch):

@@ -17,7 +17,7 @@ import pytest
 from semver import Version
 
 from patchify import signals
-from patchify.client import Config, FileInstaller, Idle, PendingRestart, Restarting, Updater, updater
+from patchify.client import Config, FileInstaller, Idle, PendingRestart, Restarting, Updater, protection, updater
 from patchify.client.guarding import LAUNCHER
 from patchify.client.processes import born_at
 from patchify.client.state import MAX_INTERRUPTIONS, Phase, Release, State, Update
@@ -1079,7 +1079,7 @@ def test_a_release_that_must_not_be_unpacked_goes_into_quarantine(make_story, st
 
 
 class FakeGuard:
-    """Stands in for `guarding.guard`: notes what it is asked, and what becomes of what it gives."""
+    """Stands in for `guarding.summon`: notes what it is asked, and what becomes of what it gives."""
 
     def __init__(self):
         self.asked = []
@@ -1090,6 +1090,10 @@ class FakeGuard:
         self.asked.append(facts)
         if self.error:
             raise self.error
+        return self
+
+    def take_post(self):
+        self.became.append("ready")
         return self
 
     def go(self):
@@ -1108,7 +1112,7 @@ def guard(monkeypatch):
     monkeypatch.delenv("SUPERVISOR_ENABLED", raising=False)
     monkeypatch.delenv(LAUNCHER, raising=False)
     made = FakeGuard()
-    monkeypatch.setattr(updater, "guard", made)
+    monkeypatch.setattr(protection, "summon", made)
     return made
 
 
@@ -1118,7 +1122,45 @@ def test_a_guardian_is_ready_before_the_swap_and_left_alone_after_the_restart(ma
     story.restarter.during = lambda: guard.became.append("restart")
     assert story.updater.update() is True
     assert guard.asked == [{"handover": "other", "pid": os.getpid(), "supervised": False, "patience": 120}]
-    assert guard.became == ["swap", "go", "restart", "released"]
+    assert guard.became == ["ready", "swap", "go", "restart", "released"]
+
+
+def test_a_guardian_is_summoned_before_the_download_and_ready_after_it(make_story, guard):
+    story = make_story(guardian=True)
+    seen = []
+    story.transport.before["release"] = lambda: seen.append((len(guard.asked), list(guard.became)))
+    assert story.updater.update() is True
+    assert seen[0] == (1, [])
+    assert guard.became == ["ready", "go", "released"]
+    assert len(guard.asked) == 1
+
+
+def test_a_guardian_that_was_summoned_for_nothing_is_sent_away(make_story, guard):
+    story = make_story(guardian=True)
+    story.transport.once["release"] = HttpRequestFailedError("https://updates.example.com/", "no")
+    with pytest.raises(HttpRequestFailedError):
+        story.updater.update()
+    assert (len(guard.asked), guard.became) == (1, ["dismissed"])
+
+
+def test_no_guardian_is_summoned_while_something_critical_runs_or_there_is_nothing_newer(make_story, guard):
+    story = make_story(guardian=True)
+    with story.updater.critical_action():
+        assert story.updater.update() is False
+        assert guard.asked == []
+    story.updater.close()
+    story = make_story(guardian=True, version="3.0.0")
+    assert story.updater.update() is False
+    assert guard.asked == []
+
+
+def test_a_guardian_that_cannot_be_summoned_early_is_asked_for_again(make_story, guard):
+    story = make_story(guardian=True)
+    guard.error = UnableToGuardError("app", "not now")
+    story.transport.before["release"] = lambda: setattr(guard, "error", None)
+    assert story.updater.update() is True
+    assert len(guard.asked) == 2
+    assert guard.became == ["ready", "go", "released"]
 
 
 def test_without_a_guardian_nothing_is_swapped(make_story, guard):
@@ -1145,27 +1187,27 @@ def test_a_guardian_is_sent_away_if_nothing_comes_of_the_update(make_story, guar
         story.restarter.during = fail
     with pytest.raises((UnableToSwapError, UnableToRestartError)):
         story.updater.update()
-    assert guard.became == ["go"] * (room == "restart") + ["dismissed"]
+    assert guard.became == ["ready", *["go"] * (room == "restart"), "dismissed"]
     assert story.installer.program == b"one"
 
 
 def test_the_guardian_is_told_which_process_will_be_the_new_version(make_story, guard, monkeypatch):
     story = make_story(guardian=True)
     for name, handover in (("exec_restart", "same"), ("exit_restart", "other"), ("gunicorn_restart", "gunicorn")):
-        monkeypatch.setattr(updater, name, story.restarter)
-        monkeypatch.setattr(updater, "gunicorn_master", lambda launch: 4711)
+        monkeypatch.setattr(protection, name, story.restarter)
+        monkeypatch.setattr(protection, "gunicorn_master", lambda launch: 4711)
         story.updater.update()
         assert guard.asked[-1]["handover"] == handover
         assert guard.asked[-1]["supervised"] == (name == "exit_restart")
         assert guard.asked[-1]["pid"] == (4711 if handover == "gunicorn" else os.getpid())
         story.installer.give_back("ended", failed=None)
         story.updater._stand_down()
-        monkeypatch.setattr(updater, name, None)
+        monkeypatch.setattr(protection, name, None)
 
 
 def test_whoever_is_no_worker_of_gunicorn_hears_it_from_the_restart(make_story, guard, monkeypatch):
     story = make_story(guardian=True)
-    monkeypatch.setattr(updater, "gunicorn_restart", story.restarter)
+    monkeypatch.setattr(protection, "gunicorn_restart", story.restarter)
 
     def fail():
         raise OSError("this process is no worker of gunicorn")
@@ -1173,7 +1215,7 @@ def test_whoever_is_no_worker_of_gunicorn_hears_it_from_the_restart(make_story, 
     story.restarter.during = fail
     with pytest.raises(UnableToRestartError, match="no worker"):
         story.updater.update()
-    assert guard.became == ["go", "dismissed"]
+    assert guard.became == ["ready", "go", "dismissed"]
     assert story.installer.state().update.failures == 0
 
 
@@ -1187,7 +1229,7 @@ def test_the_host_may_say_whether_it_is_supervised(make_story, guard, monkeypatc
 
 def test_under_a_launcher_that_watches_no_guardian_is_needed(make_story, guard, monkeypatch):
     monkeypatch.setenv(LAUNCHER, "1")
-    monkeypatch.setattr(updater, "is_watching", lambda installer: True)
+    monkeypatch.setattr(protection, "is_watching", lambda installer: True)
     story = make_story(guardian=True)
     assert story.updater.update() is True
     assert guard.asked == []
@@ -1208,7 +1250,7 @@ def test_a_version_on_trial_that_nobody_watches_gets_a_guardian(
     story = make_story(trial={"process": process}, guardian=True, confirm_automatically=False)
     story.updater._elected_tick()
     assert [each["handover"] for each in guard.asked] == ["same"] * guards
-    assert guard.became == ["go", "released"] * guards
+    assert guard.became == ["ready", "go", "released"] * guards
     assert story.updater.on_trial
 
 

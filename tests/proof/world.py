@@ -36,7 +36,18 @@ import pytest
 from filelock import FileLock
 from semver import Version
 
-from patchify.client import folder_installer, guardian, guarding, installer, points, staging, state, trial, updater
+from patchify.client import (
+    folder_installer,
+    guardian,
+    guarding,
+    installer,
+    points,
+    protection,
+    staging,
+    state,
+    trial,
+    updater,
+)
 from patchify.client import watch as watching
 from patchify.client.config import Config
 from patchify.client.file_installer import FileInstaller
@@ -241,6 +252,16 @@ class Guardian:
         if fate is None and self.actor.installer.state().on_trial is not None:
             raise _Pause
         return fate if fate is not None else (False, "")  # then it finds that nothing is on trial
+
+
+class Summoned:
+    """A guardian that waits to be called, as the process sees it that started it: it does nothing before."""
+
+    def __init__(self, post: Callable[[], Guarded]) -> None:
+        self.take_post = post
+
+    def dismiss(self) -> None:
+        """It goes."""
 
 
 class Guarded:
@@ -601,7 +622,7 @@ class World:
         launch = Launch(str(self.path), (str(self.path), "argument"), str(self.place), frozenset(), actor.pid)
         actor.updater = updater.Updater(
             config,
-            restarter=self._exit if self.home == "exit" else updater.exec_restart,
+            restarter=self._exit if self.home == "exit" else protection.exec_restart,
             installer=actor.installer,
             transport=self.server,
             launch=launch,
@@ -682,7 +703,10 @@ class World:
 
     # The guardian -----------------------------------------------------------------------------------------------------
 
-    def _guard(self, watched_installer, launch, *, handover, pid, supervised, patience) -> Guarded:
+    def _summon(self, watched_installer, launch, **facts) -> Summoned:
+        return Summoned(partial(self._guard, launch, **facts))
+
+    def _guard(self, launch, *, handover, pid, supervised, patience) -> Guarded:
         if self.guardian is not None:
             self.let_guardian_look()  # it may be about to end
         if self.guardian is not None:
@@ -824,8 +848,8 @@ class World:
         for module in (updater, trial, installer):
             patch.setattr(module, "os", _Os(self))
         patch.setattr(points, "hook", self.reach)
-        patch.setattr(updater, "exec_restart", self._exec)
-        patch.setattr(updater, "guard", self._guard)
+        patch.setattr(protection, "exec_restart", self._exec)
+        patch.setattr(protection, "summon", self._summon)
         patch.setattr(updater, "_STOCK_PATIENCE", 0)
         patch.setattr(trial, "_LOCK_PATIENCE", 0)
         patch.setattr(watching, "_LOCK_PATIENCE", 0)
