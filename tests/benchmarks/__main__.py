@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import closing
 from importlib.metadata import version
@@ -34,6 +35,7 @@ MODULES = (
     "fleet",
 )
 LIMIT = 600  # seconds for each of them
+LONGEST = 300  # characters that the table tells of a failure
 
 
 class LimitError(BaseException):
@@ -60,8 +62,8 @@ def main() -> int:
                     found.append(row)
             except (Exception, LimitError) as error:  # the others are measured nevertheless
                 failed = True
-                found.append(Row.skipped(name, f"{type(error).__name__}: {error}"))
-                say(found[-1].note)
+                traceback.print_exc()
+                found.append(Row.skipped(name, " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]))
             finally:
                 signal.alarm(0)
     print(f"patchify {version('patchify-updater')}, Python {platform.python_version()}, {platform.platform()}")

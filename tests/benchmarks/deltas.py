@@ -4,12 +4,15 @@ Two consecutive releases of ruff, and of uv, from their wheels: large native pro
 kept in the folder for temporary files, so that a second run needs no network.
 """
 
+import importlib.util
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 from tests.benchmarks import engines
@@ -20,9 +23,10 @@ PAIRS = (("ruff", "0.17.5", "0.17.6", 3_400_000), ("uv", "0.13.7", "0.13.8", 3_3
 CACHE = Path(tempfile.gettempdir()) / "patchify-benchmark-wheels"
 SHORT = 2_000_000  # bytes of each program that a quick run compares
 VELOPACK = (
-    "Velopack's Python package holds only the client, which hands patches to a program that its packer (vpk, for .NET) "
-    "adds to an application: neither makes or applies one from Python; its documentation says that its patches are "
-    "those of zstd with each old file as prefix, which is measured here"
+    "Velopack's Python package{} is only the client: its UpdateManager downloads packages and hands patches to a program "
+    "(Update) that Velopack's packer adds to an application. The packer, vpk, is a tool for .NET{}; so nothing makes or "
+    "applies a patch here. By its documentation its patches are those of zstd with each old file as prefix, which are "
+    "in the rows above"
 )
 
 
@@ -35,7 +39,7 @@ def rows(options: Options) -> Iterator[Row]:
     for number, (name, old, new, most) in enumerate(PAIRS[:1] if options.quick else PAIRS):
         title = f"{name} {old} → {new}"
         try:
-            files = [program(name, version, options.folder) for version in (old, new)]
+            files = [program(name, each, options.folder) for each in (old, new)]
         except NoWheelError as error:
             yield Row.skipped(f"{title}: patch", str(error), at_most(most, "B"))
             continue
@@ -65,13 +69,13 @@ def compare(title: str, old: Path, new: Path, folder: Path, most: int | None, *,
     size, spent = made[HDIFFPATCH.label]
     yield Row(f"{title}: patch", size, "B", new.stat().st_size, "the whole", target)
     for engine in others:
-        note = VELOPACK if engine is ZSTD else ""
-        yield Row(f"{title}: patch", size, "B", made[engine.label][0], engines.named(engine), note=note)
+        yield Row(f"{title}: patch", size, "B", made[engine.label][0], engines.named(engine))
     for engine in (BSDIFF, TUFUP):
         if why := engines.missing(engine):
             yield Row.skipped(f"{title}: patch, beside {engine.label}", why)
     if not timed:
         return
+    yield Row.skipped(f"{title}: patch, beside Velopack", velopack())
     applied = {
         engine.label: engines.applied(engine, old, new, folder / engine.label) for engine in (HDIFFPATCH, *others)
     }
@@ -82,21 +86,27 @@ def compare(title: str, old: Path, new: Path, folder: Path, most: int | None, *,
         yield Row(f"{title}: applying it", ours, "CPU s", theirs, engines.named(engine))
 
 
-def program(name: str, version: str, folder: Path) -> Path:
+def velopack() -> str:
+    """Return why Velopack is not measured."""
+    found = f" ({version('velopack')})" if importlib.util.find_spec("velopack") else ""
+    return VELOPACK.format(found, ", and is not installed" if shutil.which("vpk") is None else "")
+
+
+def program(name: str, release: str, folder: Path) -> Path:
     """Return the native program of a wheel. Raises `NoWheelError`."""
-    found = list(CACHE.glob(f"{name}-{version}-*.whl"))
+    found = list(CACHE.glob(f"{name}-{release}-*.whl"))
     if not found:
-        say(f"downloading {name} {version}")
+        say(f"downloading {name} {release}")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--no-input"]
-        command += ["--disable-pip-version-check", f"--dest={CACHE}", f"{name}=={version}"]
+        command += ["--disable-pip-release-check", f"--dest={CACHE}", f"{name}=={release}"]
         try:
             ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         except subprocess.TimeoutExpired as error:
-            raise NoWheelError(f"no answer of the package index about {name} {version}") from error
-        found = list(CACHE.glob(f"{name}-{version}-*.whl"))
+            raise NoWheelError(f"no answer of the package index about {name} {release}") from error
+        found = list(CACHE.glob(f"{name}-{release}-*.whl"))
         if not found:
-            raise NoWheelError(f"{name} {version} cannot be downloaded: {ran.stderr.strip().splitlines()[-1:]}")
-    target = folder / f"{name}-{version}"
+            raise NoWheelError(f"{name} {release} cannot be downloaded: {ran.stderr.strip().splitlines()[-1:]}")
+    target = folder / f"{name}-{release}"
     with zipfile.ZipFile(found[0]) as wheel:
-        target.write_bytes(wheel.read(f"{name}-{version}.data/scripts/{name}"))
+        target.write_bytes(wheel.read(f"{name}-{release}.data/scripts/{name}"))
     return target

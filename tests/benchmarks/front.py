@@ -103,7 +103,7 @@ def _answers(connect: Connect, servers: list[Process], seconds: float) -> tuple[
                 used = 0
             for connection in connections:
                 connection.sendall(REQUEST)
-            for connection in connections:
+            for connection in reversed(connections):  # the last first: to be woken for each would cost the servers, too
                 _receive(connection)
             used += 1
             answers += CONNECTIONS

@@ -57,4 +57,5 @@ def _patchify(configuration: Path, *arguments: str) -> None:
     env = {**os.environ, "PATCHIFY_CONFIG": str(configuration)}
     ran = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
     if ran.returncode:
-        raise RuntimeError(f"patchify {arguments[0]} failed: {ran.stderr or ran.stdout}")
+        said = (ran.stderr or ran.stdout).strip().splitlines()
+        raise RuntimeError(f"patchify {arguments[0]} failed: {''.join(said[-1:])}")
