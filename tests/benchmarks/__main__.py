@@ -34,7 +34,7 @@ MODULES = (
     "catalogue",
     "fleet",
 )
-LIMIT = 600  # seconds for each of them
+LIMIT = 900  # seconds for each of them
 LONGEST = 300  # characters that the table tells of a failure
 
 
