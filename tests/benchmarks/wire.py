@@ -5,6 +5,9 @@ checks when it starts, too, and proves good. A proxy between the two counts what
 headers, documents, files; not what TCP and IP add to that.
 """
 
+import contextlib
+import os
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -56,15 +59,22 @@ def run(place: Path, program: Path, api: str) -> None:
     path.write_bytes(program.read_bytes())
     path.chmod(0o755)
     command = [path, api, KEY.verifying_key.to_hex()]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        end = threading.Timer(PATIENCE, process.kill)
+    pipe, merged = subprocess.PIPE, subprocess.STDOUT
+    with subprocess.Popen(command, stdout=pipe, stderr=merged, text=True, start_new_session=True) as process:
+        end = threading.Timer(PATIENCE, _end, [process.pid])
         end.start()
         try:
             said = process.stdout.read()
         finally:
             end.cancel()
-            process.kill()
+            _end(process.pid)
             process.wait()
             wait_until(lambda: not watched(place / ".program.patchify"), "the end of the guardian")
     if "proved 2.0.0" not in said.splitlines():
         raise AssertionError(f"the update did not get through:\n{said}")
+
+
+def _end(group: int) -> None:
+    """End a program, all of it: what PyInstaller packed is two processes, one more for each restart."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
