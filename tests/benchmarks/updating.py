@@ -56,7 +56,7 @@ def rows(options: Options) -> Iterator[Row]:
             for turn in range(options.rounds(9) + 1):
                 for server, paths in asked.items():
                     clients = CLIENTS[server is ours]
-                    figure = _cpu(server, paths, 2 if options.quick else clients)
+                    figure = _cpu(server, paths, clients)
                     if turn:
                         figures[server].append(figure * 1000)
     yield Row(TITLE, median(figures[ours]), "CPU ms", median(figures[theirs]), RUST, TARGET)
