@@ -845,7 +845,7 @@ class World:
 
     def _patch(self) -> None:
         patch = self._undo.enter_context(pytest.MonkeyPatch.context())
-        for module in (updater, trial, installer):
+        for module in (updater, trial, installer, protection):
             patch.setattr(module, "os", _Os(self))
         patch.setattr(points, "hook", self.reach)
         patch.setattr(protection, "exec_restart", self._exec)
