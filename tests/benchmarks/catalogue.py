@@ -76,7 +76,9 @@ def delay(publisher: LocalPublisher, port: int, percent: int) -> float:
     while in_a_row < 20:
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
             connection.request("GET", f"/api/{PATHS[1]}")
-            known = json.loads(connection.getresponse().read())["releases"][0]["rollout"]["percent"] == percent
+            known = (
+                json.loads(connection.getresponse().read())["releases"][0].get("rollout", {}).get("percent") == percent
+            )
         in_a_row = in_a_row + 1 if known else 0
         last = last if known else time.perf_counter() - started
     return last

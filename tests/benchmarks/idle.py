@@ -6,6 +6,7 @@ share with each other is the fairest there is: Pss) are taken while all of them 
 """
 
 import contextlib
+import os
 import re
 import resource
 import subprocess
@@ -35,6 +36,7 @@ updater.start()
 }
 WAIT = "\nimport sys\nprint('ready', flush=True)\nsys.stdin.read()\n"
 SECONDS, QUICK = 20, 3
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # as installed
 
 
 def rows(options: Options) -> Iterator[Row]:
@@ -77,7 +79,9 @@ def rows(options: Options) -> Iterator[Row]:
 def _started(name: str, program: Path) -> Iterator[subprocess.Popen]:
     code = PROGRAMS[name].format(key=KEY.verifying_key.to_hex(), program=str(program)) + WAIT
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=ENVIRONMENT
+    ) as process:
         try:
             if process.stdout.readline() != "ready\n":
                 raise AssertionError(f"{name} did not start")
@@ -98,7 +102,7 @@ def _imports(rounds: int) -> dict[str, float]:
     for turn in range(rounds + 1):
         for name in names:
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run([sys.executable, "-c", PROGRAMS[name]], check=True, cwd=ROOT)
+            subprocess.run([sys.executable, "-c", PROGRAMS[name]], check=True, cwd=ROOT, env=ENVIRONMENT)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             if turn:
                 found[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
