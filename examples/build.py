@@ -38,7 +38,9 @@ def build_frozen(version: int, target: Path) -> None:
         options = ["--onefile", "--log-level=ERROR", f"--name={target.name}", f"--distpath={target.parent}"]
         places = [f"--workpath={folder}", f"--specpath={folder}", f"--paths={HERE.parent}"]
         program = HERE / f"cli_app_v{version}.py"
-        subprocess.run([sys.executable, "-m", "PyInstaller", *options, *places, str(program)], check=True)
+        command = [sys.executable, "-m", "PyInstaller", *options, *places, str(program)]
+        # What is the same in two versions is to be the same bytes, so that a patch from one to the other is small.
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": "0"})
 
 
 def main() -> None:

@@ -225,7 +225,8 @@ class FileDownload:
         if not piece:
             return True
         self._part.write(piece, gap.start)
-        gap.digest.update(piece)
+        if self._hashes:
+            gap.digest.update(piece)
         gap.start += len(piece)
         if not self._is_end(gap.start):
             return True

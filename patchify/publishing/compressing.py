@@ -45,7 +45,6 @@ def compress(source: FileIO, target: Path) -> Written:
     """
     size = os.fstat(source.fileno()).st_size
     _expect_saving(source, size)
-    most = int(size * MOST_COMPRESSED)
     parameters: dict[int, int] = {
         zstd.CompressionParameter.compression_level: LEVEL,
         zstd.CompressionParameter.checksum_flag: 1,
@@ -56,10 +55,8 @@ def compress(source: FileIO, target: Path) -> Written:
     try:
         source.seek(0)
         while block := source.read(BLOCK):
-            if writer.write(compressor.compress(block)) > most:
-                break
-        if writer.write(compressor.flush()) > most:
-            raise FormGivenUpError(f"compressed it has {100 * writer.size / size:.0f} % of its size or more")
+            _expect_less(writer.write(compressor.compress(block)), size)
+        _expect_less(writer.write(compressor.flush()), size)
         return writer.finish()
     finally:
         writer.close()
@@ -82,6 +79,12 @@ def list_segments(source: FileIO, target: Path) -> Written:
         return writer.finish()
     finally:
         writer.close()
+
+
+def _expect_less(made: int, size: int) -> None:
+    """Raise `FormGivenUpError` if so many bytes are not much less than what they were made of."""
+    if made > size * MOST_COMPRESSED:
+        raise FormGivenUpError(f"compressed it has {100 * made / size:.0f} % of its size or more")
 
 
 def _expect_saving(source: FileIO, size: int) -> None:

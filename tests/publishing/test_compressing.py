@@ -43,6 +43,11 @@ def test_what_is_not_much_smaller_is_not_kept(opened, tmp_path, size):
         compress(opened(NOISE[:size]), tmp_path / "target")
 
 
+def test_a_long_file_is_given_up_as_soon_as_it_is_not_much_smaller(opened, tmp_path):
+    with pytest.raises(FormGivenUpError, match="compressed it has 9[0-9] %"):
+        compress(opened(random.Random(2).randbytes(7_600_000) + bytes(400_000)), tmp_path / "target")
+
+
 def test_samples_tell_what_cannot_be_compressed(opened, tmp_path, monkeypatch):
     monkeypatch.setattr(compressing, "_LEAST_SAMPLED", 1)
     with pytest.raises(FormGivenUpError, match="samples of it have 100 % of their size"):
