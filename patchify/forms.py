@@ -184,7 +184,8 @@ class Forms:
 
         Args:
             form: The format of the release.
-            sha256, size: Of its whole file; bytes.
+            sha256: Of its whole file.
+            size: Of its whole file, bytes.
 
         Returns:
             None for a folder whose tree is not known.

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from functools import partial, wraps
 from io import FileIO
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from flask import Blueprint, Flask, Response, current_app, request
 from flask.blueprints import BlueprintSetupState
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import NotFound
 
 from patchify import signals
@@ -32,11 +33,13 @@ from patchify.errors import (
 from patchify.keys import SigningKey, encode_signature
 from patchify.messages import JSON, SIGNATURE_HEADER
 from patchify.platforms import parse_platform
-from patchify.releases import parse_channel
 from patchify.server.config import Config
 from patchify.server.core import Core
 from patchify.server.delivery import deliver, hand_over, hands_over
 from patchify.server.documents import SignedDocument
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 View = Callable[..., Response]
 
@@ -160,13 +163,11 @@ def hashes(version: str) -> Response:
 @_route("/updates/<channel>/<platform>")
 def updates(channel: str, platform: str) -> Response:
     """Answer with the signed update document of a channel and platform."""
+    core = core_of(current_app)
     try:
-        parse_channel(channel)
-        parse_platform(platform)
+        document = core.update_document(channel, platform)
     except ValueError as error:
         return _text(400, f"Invalid URL: {error}")
-    core = core_of(current_app)
-    document = core.update_document(channel, platform)
     signals.emit(signals.update_document_sent, core, channel=channel, platform=platform)
     return _signed(document)
 
@@ -238,13 +239,22 @@ def _answer_for_nothing(prefix: str) -> Response | None:
     return _empty(404)
 
 
+class _Document(Response):
+    """A response whose headers are right as they are; to copy and look through them costs as much as all else here."""
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+        """Return the headers."""
+        return self.headers
+
+
 def _signed(document: SignedDocument) -> Response:
     """Return the response that has a document, or tells who asks that it has it already."""
     if "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(document.tag):
         response = _empty(304)
     else:
-        response = current_app.response_class(document.body, content_type=JSON)
-        response.headers.add(SIGNATURE_HEADER, document.signature)  # to set one looks first whether it is there
+        response = _Document([document.body], content_type=JSON)
+        response.headers.add("Content-Length", str(len(document.body)))  # to set one looks first whether it is there
+        response.headers.add(SIGNATURE_HEADER, document.signature)
     response.headers.add("ETag", f'"{document.tag}"')
     response.headers.add("Cache-Control", _BRIEFLY)
     return response

@@ -115,6 +115,7 @@ class Core:
         """Return the signed answer of ``updates/<channel>/<platform>``.
 
         Raises:
+            ValueError: one of the names has not the form of one.
             PlaceNotFoundError: there is no such channel.
         """
         return self._documents().update(channel, platform)

@@ -20,8 +20,8 @@ from patchify.errors import PlaceNotFoundError
 from patchify.forms import path_of
 from patchify.keys import encode_signature
 from patchify.messages import LatestVersion, OfferedRelease, Rollout, UpdateDocument, VersionHash, WithdrawnRelease
-from patchify.platforms import ANY, KNOWN, fallbacks
-from patchify.releases import Placement, Release, ReleaseState
+from patchify.platforms import ANY, KNOWN, fallbacks, parse_platform
+from patchify.releases import Placement, Release, ReleaseState, parse_channel
 from patchify.server.catalogue import Snapshot
 from patchify.server.chains import bases, patches_to, that_fit
 from patchify.server.config import Config
@@ -127,12 +127,19 @@ class Issuer:
         return found[1:]
 
     def update(self, channel: str, platform: str) -> SignedDocument:
-        """Return the answer of ``updates/<channel>/<platform>``. Raises `PlaceNotFoundError`."""
+        """Return the answer of ``updates/<channel>/<platform>``.
+
+        Raises:
+            ValueError: one of the names has not the form of one.
+            PlaceNotFoundError: there is no such channel.
+        """
         now, name = self._clock(), (channel, platform)
         known = platform in KNOWN or platform in self.snapshot.platforms
         kept = self._updates if known else self._rare
         found = kept.get(name)
         if found is None or now not in found[0]:
+            parse_channel(channel)
+            parse_platform(platform)
             if channel != self._config.channel and channel not in self.snapshot.channels:
                 raise PlaceNotFoundError("Channel", channel)
             with self._lock:
