@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from patchify.forms import HDIFFPATCH, Forms, Patch, Segments
+from patchify.forms import HDIFFPATCH, Forms, Patch, Segments, memory_of
 
 Kind = Literal["patch", "chain", "zstd", "whole"]
 """By one patch, by several, one after the other, by the compressed file, or by the file as it was published."""
@@ -15,7 +15,6 @@ Basis = tuple[str, int]
 """SHA-256 and size (bytes) of what a patch applies to, or makes."""
 
 MOST_STEPS = 8  # patches in a chain
-_COPIES = 2  # of what a patch makes, which hdiffpatch has in memory for a moment: measured
 _WORTH = 9, 10  # of the bytes of a simpler way: what saves less is not worth the trouble of applying it
 
 
@@ -89,7 +88,7 @@ def ways(
         forms: What else there is of it.
         target: What its patches make; None: not known, so none can be used.
         basis: What is installed; None: not known, likewise.
-        memory: Bytes that applying a patch may take: what it applies to, twice what it makes, and itself, together.
+        memory: Bytes that applying a patch may take; see `patchify.forms.memory_of`.
         zstd: Whether it can be decompressed here.
         bad: The hashes of files that are not to be used.
     """
@@ -129,7 +128,7 @@ def _shortest(patches: list[Patch], basis: Basis, target: Basis, memory: int) ->
         for (base, base_size), (so_far, legs) in reached.items():
             for leg in leaving.get(base, ()):
                 here, size = (leg.result, leg.result_size), so_far + leg.size
-                if base_size + _COPIES * leg.result_size + leg.size > memory:
+                if memory_of(base_size, leg.result_size, leg.size) > memory:
                     continue
                 if here not in further or size < further[here][0]:
                     further[here] = (size, (*legs, leg))

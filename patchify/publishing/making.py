@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Self
 
-from patchify.forms import LEAST_SEGMENTED, Patch
+from patchify.forms import LEAST_SEGMENTED, Patch, memory_of
 from patchify.publishing.retention import superseded, withdrawn
 from patchify.publishing.stones import is_live
 from patchify.releases import Release, ReleaseState, newest_first
@@ -35,23 +35,23 @@ class Limits:
 
     Attributes:
         patches: From how many releases before it a release can be reached by a patch.
-        patch_size: MiB that the bases of both may have together.
+        patch_memory: MiB of memory that a client may need to apply a patch; see `patchify.forms.memory_of`.
         patch_time: Seconds that a patch may take.
     """
 
     patches: int = 3
-    patch_size: int = 256
+    patch_memory: int = 256
     patch_time: int = 600
 
     @classmethod
     def of(cls, config: Config) -> Self:
         """Return those of a configuration."""
-        return cls(config.patches, config.patch_size, config.patch_time)
+        return cls(config.patches, config.patch_memory, config.patch_time)
 
     @property
     def most_bytes(self) -> int:
-        """``patch_size`` in bytes."""
-        return self.patch_size * 1024 * 1024
+        """``patch_memory`` in bytes."""
+        return self.patch_memory * 1024 * 1024
 
 
 class Kind(Enum):
@@ -182,5 +182,6 @@ def _patches(release: Release, bases: list[Release], limits: Limits) -> Iterator
             yield Task(Kind.TREE, base)
         if release.basis is None or base.basis is None:  # if that comes to be known, there is more to do
             continue
-        if base.basis[0] not in (*there, release.basis[0]) and release.basis[1] + base.basis[1] <= limits.most_bytes:
+        fits = memory_of(base.basis[1], release.basis[1]) <= limits.most_bytes
+        if fits and base.basis[0] not in (*there, release.basis[0]):
             yield Task(Kind.PATCH, release, base)

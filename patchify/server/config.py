@@ -39,7 +39,7 @@ _NUMBERS = {  # name: the least, the most, what it is
     "document_life": (1, _LONGEST_LIFE, f"time; a whole number of hours from 1 to {_LONGEST_LIFE} is expected"),
     "max_upload": (1, None, "size; a whole number of MiB is expected"),
     "patches": (0, 100, "number of patches; a whole number from 0 to 100 is expected"),
-    "patch_size": (1, None, "size; a whole number of MiB is expected"),
+    "patch_memory": (1, None, "size; a whole number of MiB is expected"),
     "patch_time": (1, None, "time; a whole number of seconds is expected"),
     "proxies": (0, None, "number of proxies; a whole number from 0 is expected"),
     "stall_timeout": (0, 24 * 3600, "time; a whole number of seconds from 0 to 86400 is expected"),
@@ -74,8 +74,8 @@ class Config:
         make_forms: Whether the forms of a release (compressed, patches) are made by a process in the background after
             it is published. Default True; False: only by ``patchify patches make``.
         patches: From how many of the last live releases before it a release can be reached by a patch. Default 3.
-        patch_size: MiB that two releases may have together for a patch between them to be made. Default 256, the memory
-            that clients give to it; to make one takes up to four times that.
+        patch_memory: MiB of memory that a client may need to apply a patch: the old program and twice the new one. For
+            larger ones no patch is made. Default 256, as clients have it.
         patch_time: Seconds after which a patch that is being made is given up. Default 600.
         reports: Whether reports of clients are taken and counted in the catalogue. Default False.
         proxies: How many proxies in front of the server set X-Forwarded-For, -Proto and -Host; `create_app` believes so
@@ -111,7 +111,7 @@ class Config:
     max_upload: int = 4096  # MiB
     make_forms: bool = True
     patches: int = 3
-    patch_size: int = 256  # MiB
+    patch_memory: int = 256  # MiB
     patch_time: int = 600  # seconds
     reports: bool = False
     proxies: int = 0

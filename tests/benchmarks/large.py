@@ -26,10 +26,10 @@ def rows(options: Options) -> Iterator[Row]:
         yield Row.skipped("patch of large files", why)
         return
     size, less = (QUICK, QUICK_LESS) if options.quick else (LARGE, LESS)
-    limit, memory = Limits().patch_size, Config(version="0.0.0", api="http://x/", key=KEY.verifying_key).patch_memory
+    limit, memory = Limits().patch_memory, Config(version="0.0.0", api="http://x/", key=KEY.verifying_key).patch_memory
     note = (
-        f"by default the server makes no patch of two files that have more than {limit} MiB together, and the client "
-        f"applies none that takes more than {memory} MiB with both files: these would come whole"
+        f"by default the server makes no patch, and the client applies none, that takes more than {limit} and {memory} MiB "
+        "of the client's memory: these would come whole"
     )
     old, new = pair(options.folder, size)
     yield from _rows(f"patch, {size / 1e6:.0f} MB against as much", old, new, options.folder / "large", None, note)

@@ -220,7 +220,7 @@ def config(tmp_path):
     def config(**settings):
         url = "postgresql://publisher:secret@database/releases"
         usual = {"make_forms": True, "catalogue": url, "folder": tmp_path, "appname": "app"}
-        return SimpleNamespace(**usual | {"patches": 3, "patch_size": 256, "patch_time": 600} | settings)
+        return SimpleNamespace(**usual | {"patches": 3, "patch_memory": 256, "patch_time": 600} | settings)
 
     return config
 
@@ -247,7 +247,7 @@ def test_the_url_of_the_catalogue_is_told_to_nobody_else(config, monkeypatch):
     assert "secret" not in started[0]
     told = json.loads((config().folder / FORMS / LOG).read_text())
     assert told["catalogue"] == config().catalogue
-    assert told["limits"] == {"patches": 3, "patch_size": 256, "patch_time": 600}
+    assert told["limits"] == {"patches": 3, "patch_memory": 256, "patch_time": 600}
 
 
 def test_a_process_that_cannot_be_started_is_logged_and_no_matter_of_the_publication(config, monkeypatch, caplog):

@@ -79,10 +79,10 @@ def test_the_trees_of_folders_come_before_the_patches_that_need_them():
     assert tasks(release("2.0.0", format="tar.gz"), limits=Limits(patches=0)) == []
 
 
-def test_a_patch_is_made_for_two_that_are_not_too_large_together():
+def test_a_patch_is_made_if_clients_have_the_memory_to_apply_it():
     old, new = release("1.0.0", size=MIB), release("2.0.0", size=MIB)
-    assert "1.0.0 → 2.0.0" in tasks(old, new, limits=Limits(patch_size=2))
-    assert "1.0.0 → 2.0.0" not in tasks(old, new, limits=Limits(patch_size=1))
+    assert "1.0.0 → 2.0.0" in tasks(old, new, limits=Limits(patch_memory=3))
+    assert "1.0.0 → 2.0.0" not in tasks(old, new, limits=Limits(patch_memory=2))
 
 
 def test_patches_are_from_the_last_so_many_that_are_live_for_the_same_platform_in_the_same_channel():

@@ -79,7 +79,7 @@ def test_the_key_is_in_no_repr():
         ("max_upload", 0, "0 is not a size; a whole number of MiB"),
         ("make_forms", "no", "'no' is neither true nor false"),
         ("patches", 101, "101 is not a number of patches; a whole number from 0 to 100"),
-        ("patch_size", 0, "0 is not a size; a whole number of MiB"),
+        ("patch_memory", 0, "0 is not a size; a whole number of MiB"),
         ("patch_time", 0, "0 is not a time; a whole number of seconds"),
         ("proxies", -1, "-1 is not a number of proxies"),
         ("proxies", True, "True is not a number of proxies"),
