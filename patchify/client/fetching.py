@@ -8,20 +8,23 @@ could not be reached or written now is no fault of a way: it is gone on with at 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
+from urllib.parse import urljoin
 
 from patchify import signals
 from patchify.client import patches
 from patchify.client.installer import Fraction, Installer, as_error
+from patchify.client.memory import Memory
 from patchify.client.points import reach
 from patchify.client.reports import reason_of
 from patchify.client.staging import PartFile
 from patchify.client.state import Release
 from patchify.client.ways import Basis, Kind, Leg, Way, ways
 from patchify.errors import (
-    AnswerError,
+    ConnectionFailedError,
     DamagedSegmentError,
     FailedHashVerificationError,
     FileOperationError,
@@ -29,9 +32,11 @@ from patchify.errors import (
     PatchError,
     PatchifyError,
     RejectedError,
+    ServerBusyError,
+    TooMuchDataError,
     UnableToReadFileError,
+    UnsafeArchiveError,
 )
-from patchify.files import hash_path
 from patchify.forms import path_of
 from patchify.reports import Event
 
@@ -43,6 +48,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MIB = 1024 * 1024
+_PASSING = frozenset({408, 425, 429, 503})  # what a server answers that has no time now; other errors may well stay
+_DAMAGE = (DamagedSegmentError, FailedHashVerificationError, UnsafeArchiveError)
 
 
 class Fetcher:
@@ -64,12 +71,14 @@ class Fetcher:
         reporter: Reporter,
         announce: Callable[..., None],
     ) -> None:
+        self._config = config
         self._memory = config.patch_memory * _MIB
         self._installer = installer
         self._transport = transport
         self._reporter = reporter
         self._announce = announce
         self._has_said = False  # that patches are not used
+        self._stuck: set[str] = set()  # the files of which not a byte came at the last attempt
 
     def fetch(self, release: Release, offer: Offer, begin: Callable[[], Fraction]) -> None:
         """Have a release staged.
@@ -82,6 +91,7 @@ class Fetcher:
         Raises:
             AnswerError, ConnectionFailedError, FailedHashVerificationError, FileOperationError: it is not staged.
         """
+        self._bound(offer)
         way, *others = self._ways(release, offer)
         while others:
             try:
@@ -94,6 +104,13 @@ class Fetcher:
         size = self._download(release, offer, begin)
         self._tell(release, way.kind, size, f"the whole file of {size:,} bytes")
 
+    def _bound(self, offer: Offer) -> None:
+        """Raise `TooMuchDataError` if the release is larger than may be, in whichever form it comes."""
+        limit = int(self._config.max_release * _MIB)
+        if offer.size is not None and offer.size > limit:
+            url = urljoin(self._config.api, offer.path or f"releases/{offer.version}")
+            raise TooMuchDataError(url, limit, "the largest release allowed (max_release)")
+
     def _ways(self, release: Release, offer: Offer) -> tuple[Way, ...]:
         if offer.size is None:  # the original protocol
             return ways((release.sha256, 0), offer.forms)
@@ -105,6 +122,7 @@ class Fetcher:
             memory=self._memory,
             zstd=offer.forms.compressed is not None and patches.can_decompress(),
             bad=self._installer.memory().bad_files,
+            begun=self._installer.begun(),
         )
 
     def _basis(self) -> Basis | None:
@@ -130,7 +148,9 @@ class Fetcher:
         """
         part = self._installer.part(release.sha256, [leg.sha256 for leg in way.legs])
         try:
-            part.reserve(way.size + way.legs[-1].result_size)
+            begun = self._installer.begun()
+            missing = sum(max(0, leg.size - begun.get(leg.sha256, 0)) for leg in way.legs)
+            part.reserve(missing + way.legs[-1].result_size)
             there = 0
             for leg in way.legs:
                 self._fetch(release, leg, _after(there, way.size, progress))
@@ -153,19 +173,40 @@ class Fetcher:
                 part = self._installer.form(leg.sha256)
                 begun = part.size > 0
                 try:
-                    self._transport.file(
-                        path_of(leg.sha256), leg.sha256, leg.size, part, progress, segments=leg.segments
-                    )
-                finally:
-                    part.close()
-                with as_error(UnableToReadFileError, path):
-                    if hash_path(path) == leg.sha256:
+                    self._receive(release, leg, part, progress)
+                    if part.matches(leg.sha256):
                         reach("form-fetched")
                         return
+                finally:
+                    part.close()
                 part.discard()
                 if not begun:
-                    raise PatchError(str(release.version), leg.sha256, "has another hash than the one that is signed")
+                    reason = "has another hash than the one that is signed"
+                    raise PatchError(str(release.version), leg.sha256, reason, damage=True)
                 _log.warning("%s: what was there of it was damaged; downloading it once more", path)
+
+    def _receive(self, release: Release, leg: Leg, part: PartFile, progress: Fraction) -> None:
+        """Download what is missing of a file.
+
+        Raises:
+            PatchError: the server has it not, or not a byte of it came now and at the attempt before; to wait for it
+                would keep the release from coming in another way.
+        """
+        before = part.size
+        try:
+            self._transport.file(path_of(leg.sha256), leg.sha256, leg.size, part, progress, segments=leg.segments)
+        except ConnectionFailedError as error:
+            if error.retry_after is not None:  # then nothing else is to be asked for either
+                raise
+            broken = isinstance(error, ServerBusyError) and error.status not in _PASSING
+            if broken or (part.size <= before and leg.sha256 in self._stuck):
+                raise PatchError(str(release.version), leg.sha256, f"cannot be had ({reason_of(error)})") from error
+            if part.size > before:
+                self._stuck.discard(leg.sha256)
+            else:
+                self._stuck.add(leg.sha256)
+            raise
+        self._stuck.discard(leg.sha256)
 
     def _decompress(self, release: Release, leg: Leg, part: PartFile) -> None:
         with _blaming(release, leg):
@@ -178,15 +219,36 @@ class Fetcher:
             self._installer.stage(release.version, part, release.sha256)
 
     def _patch(self, release: Release, legs: tuple[Leg, ...], part: PartFile) -> None:
-        made = self._installer.read_basis()
-        for leg in legs:
-            path = self._installer.form_path(leg.sha256)
-            with as_error(UnableToReadFileError, path):
-                patch = path.read_bytes()
-            made = patches.apply(str(release.version), made, patch, leg)
-        reach("patched")
-        with _blaming(release, legs[-1]):
-            self._installer.stage_basis(release, part, made)
+        try:
+            made = self._installer.read_basis()
+            with self._suspecting(legs):
+                for leg in legs:
+                    path = self._installer.form_path(leg.sha256)
+                    with as_error(UnableToReadFileError, path):
+                        patch = path.read_bytes()
+                    made = patches.apply(str(release.version), made, patch, leg)
+            reach("patched")
+            with _blaming(release, legs[-1]):
+                self._installer.stage_basis(release, part, made)
+        except MemoryError as error:
+            raise PatchError(str(release.version), legs[-1].sha256, "takes more memory than there is") from error
+
+    @contextlib.contextmanager
+    def _suspecting(self, legs: tuple[Leg, ...]) -> Iterator[None]:
+        """Let files count as bad while they are applied: what ends the process then would do so at each attempt."""
+        hashes = [leg.sha256 for leg in legs]
+        self._remember(lambda before: functools.reduce(Memory.with_bad_file, hashes, before))
+        try:
+            yield
+        finally:
+            self._remember(lambda before: before.without_bad_files(hashes))
+
+    def _remember(self, change: Callable[[Memory], Memory]) -> None:
+        """Remember something of the files, if that can be: if not, they are only tried once more than need be."""
+        try:
+            self._installer.remember(change)
+        except PatchifyError as problem:
+            _log.warning("%s", problem)
 
     def _download(self, release: Release, offer: Offer, begin: Callable[[], Fraction]) -> int:
         """Have a release staged as it was published; return its bytes."""
@@ -215,12 +277,9 @@ class Fetcher:
         if isinstance(error, NotEnoughSpaceError):
             _log.info("%s; version %s is tried by %s", error, release.version, others[0])
             return others
-        if _is_damage(error):
+        if error.damage:
             others = [each for each in others if not each.uses(error.sha256)]
-            try:
-                self._installer.remember(lambda before: before.with_bad_file(error.sha256))
-            except PatchifyError as problem:  # it would fail again
-                _log.warning("%s", problem)
+            self._remember(lambda before: before.with_bad_file(error.sha256))
         _log.warning("%s; it is tried by %s", error, others[0])
         facts = {"version": release.version, "sha256": error.sha256, "reason": error.reason, "next": others[0].kind}
         self._announce(signals.patch_failed, **facts)
@@ -247,9 +306,6 @@ def _blaming(release: Release, leg: Leg) -> Iterator[None]:
     except PatchError:
         raise
     except RejectedError as error:
-        raise PatchError(str(release.version), leg.sha256, f"came to nothing ({reason_of(error)})") from error
-
-
-def _is_damage(error: PatchError) -> bool:
-    """Return whether a file is at fault, and not whoever has answered in its place, as a captive portal does."""
-    return not isinstance(error.__cause__, AnswerError) or isinstance(error.__cause__, DamagedSegmentError)
+        reason = f"came to nothing ({reason_of(error)})"
+        damage = isinstance(error, _DAMAGE)  # and not whoever has answered in its place, as a captive portal does
+        raise PatchError(str(release.version), leg.sha256, reason, damage=damage) from error

@@ -333,6 +333,14 @@ class Installer(ABC):
         """Return where that file is, until the release is made."""
         return self.folder / f"form-{sha256}.part"
 
+    def begun(self) -> dict[str, int]:
+        """Return how many bytes are there of which download, by its hash; nothing if that cannot be told."""
+        found = {}
+        with contextlib.suppress(OSError):
+            for path in self.folder.glob("*-*.part"):
+                found[path.stem.rpartition("-")[2]] = path.stat().st_size
+        return found
+
     def is_staged(self, sha256: str) -> bool:
         """Return whether this release is there, whole; its bytes are verified when it is prepared and when swapped.
 

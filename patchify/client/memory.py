@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -75,6 +76,10 @@ class Memory:
         return replace(
             self, bad_files=(*(each for each in self.bad_files if each != sha256), sha256)[-_MOST_BAD_FILES:]
         )
+
+    def without_bad_files(self, hashes: Collection[str]) -> Self:
+        """Return it without these files among those that are not to be used again."""
+        return replace(self, bad_files=tuple(each for each in self.bad_files if each not in hashes))
 
 
 def load(path: Path) -> Memory:

@@ -53,11 +53,11 @@ def apply(version: str, base: bytes, patch: bytes, leg: Leg) -> bytes:
         PatchError: it does not make that.
     """
 
-    def refused(reason: str) -> PatchError:
-        return PatchError(version, leg.sha256, reason)
+    def refused(reason: str, *, damage: bool = True) -> PatchError:
+        return PatchError(version, leg.sha256, reason, damage=damage)
 
     if _sha256(base) != leg.base:
-        raise refused("does not apply to what the program is by now")
+        raise refused("does not apply to what the program is by now", damage=False)
     if _sha256(patch) != leg.sha256:
         raise refused("has another hash than the one that is signed")
     try:
@@ -65,7 +65,8 @@ def apply(version: str, base: bytes, patch: bytes, leg: Leg) -> bytes:
 
         made: bytes = hdiffpatch.apply(base, patch)
     except Exception as error:  # HDiffPatchError, MemoryError, ImportError, ValueError, and what its next version has
-        raise refused(f"cannot be applied ({type(error).__name__})") from error
+        damage = not isinstance(error, MemoryError | ImportError)
+        raise refused(f"cannot be applied ({type(error).__name__})", damage=damage) from error
     if (_sha256(made), len(made)) != (leg.result, leg.result_size):
         raise refused("makes something else than what is signed")
     return made
@@ -85,8 +86,8 @@ def decompress(version: str, source: Path, leg: Leg, write: Callable[[bytes], ob
         UnableToReadFileError: it cannot be read.
     """
 
-    def refused(reason: str) -> PatchError:
-        return PatchError(version, leg.sha256, reason)
+    def refused(reason: str, *, damage: bool = True) -> PatchError:
+        return PatchError(version, leg.sha256, reason, damage=damage)
 
     left = leg.result_size
     for piece in _decompressed(source, refused):
@@ -98,7 +99,7 @@ def decompress(version: str, source: Path, leg: Leg, write: Callable[[bytes], ob
         raise refused("is shorter than what is signed when it is decompressed")
 
 
-def _decompressed(source: Path, refused: Callable[[str], PatchError]) -> Iterator[bytes]:
+def _decompressed(source: Path, refused: Callable[..., PatchError]) -> Iterator[bytes]:
     """Yield what a file of one frame decompresses to, never more than `_PIECE` bytes at once."""
     zstd = zstd_module()
     decompressor: _Decompressor = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW})
@@ -110,7 +111,8 @@ def _decompressed(source: Path, refused: Callable[[str], PatchError]) -> Iterato
             try:
                 made = decompressor.decompress(data, _PIECE)
             except (zstd.ZstdError, MemoryError) as error:
-                raise refused(f"cannot be decompressed ({type(error).__name__})") from error
+                damage = not isinstance(error, MemoryError)
+                raise refused(f"cannot be decompressed ({type(error).__name__})", damage=damage) from error
             yield made
         if decompressor.unused_data or file.read(1):
             raise refused("goes on after its end")

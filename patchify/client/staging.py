@@ -115,6 +115,12 @@ class PartFile:
         if size < self._hashed:
             self._forget()
 
+    def matches(self, sha256: str) -> bool:
+        """Return whether what is there has this hash. Raises `UnableToReadFileError`."""
+        if self._hashed < self.size:
+            self.take_up(lambda done: None)
+        return self._digest.hexdigest() == sha256
+
     def finish(self, version: str, sha256: str, target: Path) -> None:
         """Make the file durable and give it its name, if its hash is right; otherwise it is removed.
 
@@ -124,12 +130,9 @@ class PartFile:
             UnableToWriteDownloadError: it cannot be made durable. The kernel may have dropped what it could not
                 write and will not say so again, so the file is not to be trusted and is removed too.
         """
-        if self._hashed < self.size:
-            self.take_up(lambda done: None)
-        found = self._digest.hexdigest()
-        if found != sha256:
+        if not self.matches(sha256):
             self.discard()
-            raise FailedHashVerificationError(version, expected=sha256, found=found)
+            raise FailedHashVerificationError(version, expected=sha256, found=self._digest.hexdigest())
         try:
             reach("downloaded")
             os.fsync(self._file.fileno())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,11 +77,12 @@ def ways(
     memory: int = 0,
     zstd: bool = False,
     bad: Collection[str] = (),
+    begun: Mapping[str, int] | None = None,
 ) -> tuple[Way, ...]:
     """Return the ways to a release, the cheapest in bytes first; the last one is always the whole file.
 
-    A way by patches that saves less than a tenth of the bytes of a simpler one is left out, and so is a compressed
-    file that is not smaller.
+    Only the bytes that are still to come count. A way by patches that saves less than a tenth of those of a simpler
+    one is left out, and so is a compressed file of which not less is to come.
 
     Args:
         whole: Of the whole file of the release.
@@ -91,15 +92,22 @@ def ways(
         memory: Bytes that applying a patch may take; see `patchify.forms.memory_of`.
         zstd: Whether it can be decompressed here.
         bad: The hashes of files that are not to be used.
+        begun: Bytes that are there of files, by their hashes, from an earlier attempt.
     """
+
+    def missing(way: Way) -> int:
+        return sum(max(0, leg.size - (begun or {}).get(leg.sha256, 0)) for leg in way.legs)
+
     found = [Way("whole", (Leg(*whole, *whole, segments=forms.segments),))]
     compressed = forms.compressed
-    if compressed is not None and zstd and compressed.sha256 not in bad and compressed.size < whole[1]:
-        found.append(Way("zstd", (Leg(compressed.sha256, compressed.size, *whole, segments=compressed.segments),)))
+    if compressed is not None and zstd and compressed.sha256 not in bad:
+        way = Way("zstd", (Leg(compressed.sha256, compressed.size, *whole, segments=compressed.segments),))
+        if missing(way) < missing(found[0]):
+            found.append(way)
     if target is not None and basis is not None:
         good = [each for each in forms.patches if each.sha256 not in bad and each.format == HDIFFPATCH]
         for way in _by_patches(good, basis, target, memory):
-            if way.size * _WORTH[1] <= found[-1].size * _WORTH[0]:
+            if missing(way) * _WORTH[1] <= missing(found[-1]) * _WORTH[0]:
                 found.append(way)
     return tuple(reversed(found))
 

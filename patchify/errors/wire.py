@@ -253,13 +253,21 @@ class FailedHashVerificationError(RejectedError):
 
 
 class PatchError(RejectedError):
-    """A patch, or a compressed file, does not make a release. Attributes: ``version``, ``sha256`` (its), ``reason``."""
+    """A patch, or a compressed file, does not make a release.
 
-    def __init__(self, version: str, sha256: str, reason: str) -> None:
+    Attributes:
+        version: Of the release.
+        sha256: Of the file.
+        reason: What is wrong, to go on with a sentence that begins with the file.
+        damage: Whether the file itself is at fault, so that it would be at the next attempt, too.
+    """
+
+    def __init__(self, version: str, sha256: str, reason: str, *, damage: bool = False) -> None:
         super().__init__(f"the file {sha256}, of which release {version} was to be made, {reason}")
         self.version = version
         self.sha256 = sha256
         self.reason = reason
+        self.damage = damage
 
 
 class WrongVersionError(RejectedError):

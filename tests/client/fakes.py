@@ -262,6 +262,12 @@ class FakeInstaller(Faults):
         self.parts.append(FakePart())
         return self.parts[-1]
 
+    def begun(self) -> dict[str, int]:
+        return {}
+
+    def keep(self) -> None:
+        self.step("keep")
+
     def is_staged(self, digest: str) -> bool:
         return digest in self.downloads
 

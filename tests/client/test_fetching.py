@@ -27,6 +27,8 @@ from patchify.errors import (
     HttpRequestFailedError,
     InvalidBodyError,
     NotEnoughSpaceError,
+    ServerBusyError,
+    TooMuchDataError,
     UnableToReadFileError,
     UnableToWriteDownloadError,
 )
@@ -296,6 +298,8 @@ def test_a_program_that_is_no_basis_gets_no_patch(place):
     program.write_bytes(program.read_bytes() + b"# changed by itself\n")
     place.install(place.offer(2, place.patch(1, 2)))
     assert place.ways == ["whole"]
+    assert place.failures == []
+    assert place.downloaded == [sha256(place.packed(2))]
 
 
 @pytest.mark.parametrize("kind", ["folder", "link"])
@@ -341,9 +345,11 @@ def test_nothing_is_said_where_there_are_no_patches(make_place, monkeypatch, cap
 def test_without_zstd_the_whole_comes(place, monkeypatch):
     monkeypatch.setitem(sys.modules, "backports.zstd", None)
     monkeypatch.delattr("backports.zstd")
-    offer = place.offer(2, compressed=Compressed("11" * 32, 5))
+    offer = place.offer(2, compressed=place.compressed(2))
     place.install(offer)
     assert place.ways == ["whole"]
+    assert place.failures == []
+    assert place.downloaded == [offer.sha256]
 
 
 def test_no_memory_for_patches_means_no_patches(make_place, monkeypatch, caplog):
@@ -357,9 +363,13 @@ def test_no_memory_for_patches_means_no_patches(make_place, monkeypatch, caplog)
 def test_what_takes_more_memory_than_allowed_comes_whole(make_place):
     place = make_place("file", patch_memory=1)
     place.made.path.write_bytes(place.basis(1) + bytes(MIB))
-    patch = Patch(sha256(place.basis(1) + bytes(MIB)), "11" * 32, 5)
+    data = diff(place.made.path.read_bytes(), place.basis(2))
+    place.transport.files[sha256(data)] = data
+    patch = Patch(sha256(place.made.path.read_bytes()), sha256(data), len(data))
     place.install(place.offer(2, patch))
     assert place.ways == ["whole"]
+    assert place.failures == []
+    assert place.downloaded == [sha256(place.packed(2))]
 
 
 def test_a_program_that_cannot_be_read_as_a_basis_gets_the_whole(make_place, monkeypatch, caplog):
@@ -482,6 +492,129 @@ def test_what_cannot_be_had_is_passed_by_but_not_remembered(place, error, reason
     assert bad(place) == ()
 
 
+def unanswered(place, sha256: str, error: Exception) -> None:
+    """Let a server answer so whenever one file is asked for."""
+    place.transport.before["file"] = lambda: (
+        place.transport.once.update(file=error) if place.downloaded[-1] == sha256 else None
+    )
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+def test_a_file_that_makes_a_server_fail_holds_up_no_release(place, status):
+    patch = place.patch(1, 2)
+    unanswered(place, patch.sha256, ServerBusyError("https://x/", status, None))
+    place.install(place.offer(2, patch))
+    reason = f"cannot be had (ServerBusyError (HTTP status {status}))"
+    assert place.failures == [(patch.sha256, reason, "whole")]
+    assert bad(place) == ()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ServerBusyError("https://x/", 503, None), HttpRequestFailedError("https://x/", "timed out")],
+    ids=["busy", "a connection that is cut"],
+)
+def test_a_file_of_which_not_a_byte_comes_is_passed_by_at_the_second_attempt(place, error):
+    patch = place.patch(1, 2)
+    unanswered(place, patch.sha256, error)
+    with pytest.raises(type(error)):
+        place.fetch(place.offer(2, patch))
+    assert place.failures == []
+    place.install(place.offer(2, patch))
+    assert [(sha256, following) for sha256, _, following in place.failures] == [(patch.sha256, "whole")]
+    assert bad(place) == ()
+
+
+def test_a_file_that_comes_in_pieces_is_waited_for(place):
+    patch = place.patch(1, 2)
+    pieces = iter(range(1, 100))
+    place.transport.before["file"] = lambda: (
+        place.transport.once.update(file=HttpRequestFailedError("https://x/", "cut")) if next(pieces) % 2 == 0 else None
+    )
+    for _ in range(3):
+        with pytest.raises(HttpRequestFailedError):
+            place.fetch(place.offer(2, patch))
+    place.transport.before.clear()
+    place.install(place.offer(2, patch))
+    assert place.ways == ["patch"]
+    assert place.failures == []
+
+
+@pytest.mark.parametrize("status", [500, 429])
+def test_a_server_that_asks_to_wait_is_asked_for_nothing_else(place, status):
+    patch = place.patch(1, 2)
+    unanswered(place, patch.sha256, ServerBusyError("https://x/", status, 30))
+    for _ in range(3):
+        with pytest.raises(ServerBusyError):
+            place.fetch(place.offer(2, patch))
+    assert set(place.downloaded) == {patch.sha256}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a process forks")
+def test_a_patch_that_ends_the_process_is_not_applied_again(place, monkeypatch):
+    patch = place.patch(1, 2)
+    offer = place.offer(2, patch)
+    pid = os.fork()
+    if pid == 0:  # killed for its memory, or by a fault in the C++ code
+        hdiffpatch.apply = lambda *_: os._exit(9)
+        try:
+            place.fetch(offer)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    place.start_anew()
+    monkeypatch.setattr(hdiffpatch, "apply", lambda *_: pytest.fail("again"))
+    place.install(offer)
+    assert place.downloaded == [offer.sha256]
+    assert place.ways == ["whole"]
+
+
+def test_patches_that_were_applied_are_good_again(place):
+    one, two = place.patch(1, 2, step=True), place.patch(2, 3)
+    place.install(place.offer(3, two, one))
+    assert bad(place) == ()
+
+
+def test_the_patch_of_a_chain_that_is_wrong_is_the_only_bad_one(place):
+    one, two = place.patch(1, 2, step=True), place.patch(2, 3, b"no patch")
+    place.install(place.offer(3, two, one))
+    assert bad(place) == (two.sha256,)
+
+
+@pytest.mark.parametrize(
+    ("error", "name"), [(MemoryError(), "MemoryError"), (ImportError(), "ImportError")], ids=["memory", "import"]
+)
+def test_what_is_wrong_with_this_machine_is_no_fault_of_a_patch(place, monkeypatch, error, name):
+    def fail(*_):
+        raise error
+
+    patch = place.patch(1, 2)
+    monkeypatch.setattr(hdiffpatch, "apply", fail)
+    place.install(place.offer(2, patch))
+    assert place.failures == [(patch.sha256, f"cannot be applied ({name})", "whole")]
+    assert bad(place) == ()
+
+
+@pytest.mark.parametrize("where", ["read_basis", "stage_basis"])
+def test_too_little_memory_for_a_patch_is_enough_for_the_whole(place, monkeypatch, where):
+    def fail(*_):
+        raise MemoryError
+
+    patch = place.patch(1, 2)
+    monkeypatch.setattr(type(place.installer), where, fail)
+    place.install(place.offer(2, patch))
+    assert place.failures == [(patch.sha256, "takes more memory than there is", "whole")]
+    assert bad(place) == ()
+
+
+def test_what_is_larger_than_may_be_comes_in_no_form(make_place):
+    place = make_place("file", max_release=1)
+    patch = place.patch(1, 2)
+    with pytest.raises(TooMuchDataError, match="max_release"):
+        place.fetch(place.offer(2, patch, size=MIB + 1))
+    assert place.downloaded == []
+
+
 def test_that_it_cannot_be_remembered_keeps_nobody_from_the_next_way(place, monkeypatch):
     def fail(change):
         raise UnableToWriteDownloadError("memory.json", "disk full")
@@ -503,6 +636,7 @@ def test_a_program_that_changes_while_it_is_updated_gets_the_next_way(place):
     place.fetch(place.offer(2, patch))
     assert place.failures == [(patch.sha256, "does not apply to what the program is by now", "whole")]
     assert place.ways == ["whole"]
+    assert bad(place) == ()
 
 
 def test_a_tree_that_cannot_be_unpacked_is_left_to_the_whole(make_place):
@@ -540,6 +674,25 @@ def test_a_file_of_a_form_is_gone_on_with_by_the_next_process(place):
     assert place.failures == []
 
 
+def test_what_is_there_of_the_whole_is_gone_on_with_if_the_rest_is_the_least(place):
+    offer = place.offer(2, place.patch(1, 2), compressed=place.compressed(2))
+    there = offer.size - 1
+    path = place.installer.folder / f"staged-{offer.sha256}.part"
+    path.write_bytes(place.packed(2)[:there])
+    sent = []
+    place.transport.before["file"] = lambda: sent.append(path.stat().st_size)
+    place.install(offer)
+    assert place.ways == ["whole"]
+    assert sent == [there]
+
+
+def test_a_little_of_the_whole_does_not_keep_a_patch_away(place):
+    offer = place.offer(2, place.patch(1, 2))
+    (place.installer.folder / f"staged-{offer.sha256}.part").write_bytes(place.packed(2)[:100])
+    place.install(offer)
+    assert place.ways == ["patch"]
+
+
 def test_a_damaged_beginning_from_before_is_no_fault_of_the_file(place, caplog):
     patch = place.patch(1, 2)
     place.installer.form_path(patch.sha256).write_bytes(b"??")
@@ -554,7 +707,6 @@ def test_what_is_not_needed_for_the_release_on_its_way_goes(place):
     others = [place.installer.form_path(each * 32) for each in ("aa", "bb")]
     for each in others:
         each.write_bytes(b"of another release")
-    place.transport.before["file"] = place.names
     place.transport.once["file"] = HttpRequestFailedError("https://x/", "no network")
     with pytest.raises(HttpRequestFailedError):
         place.fetch(place.offer(2, patch))
@@ -587,6 +739,15 @@ def test_where_a_compressed_file_and_what_it_makes_do_not_fit_the_whole_is_tried
     assert place.ways == ["whole"]
     assert place.failures == []
     assert "is tried by the whole file" in caplog.text
+
+
+def test_what_is_there_of_a_compressed_file_takes_no_space_anew(place, monkeypatch):
+    compressed = place.compressed(2)
+    offer = place.offer(2, compressed=compressed)
+    place.installer.form_path(compressed.sha256).write_bytes(place.transport.files[compressed.sha256])
+    monkeypatch.setattr(staging, "_free", lambda folder: offer.size + MIB)
+    place.install(offer)
+    assert place.ways == ["zstd"]
 
 
 def test_where_nothing_fits_that_is_said(place, monkeypatch):
