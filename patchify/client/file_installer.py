@@ -47,6 +47,7 @@ class FileInstaller(Installer):
             path = os.path.realpath(executable)
         super().__init__(Path(path))
         self._hashes: dict[_Identity, str] = {}  # what was hashed here already
+        self._needed = ""  # the name of what is kept for this process
 
     def identity(self) -> object:
         """Return what tells one file at the program's path from another; None if there is none."""
@@ -70,6 +71,14 @@ class FileInstaller(Installer):
         if launch.script:  # it has an interpreter, with options perhaps
             return (*launch.arguments[: launch.arguments.index(launch.script)], staged, *arguments)
         return (staged, *arguments)
+
+    def keep(self) -> None:
+        """Keep the program as a previous version before it is replaced, for what is started from there already."""
+        kept = self.previous_path(self.installed())
+        with as_error(UnableToBackUpError, kept):
+            if not kept.exists():
+                self._clone(self.path, kept, durable=False)
+        self._needed = kept.name
 
     def kept(self, path: str) -> str:
         """Return where the program itself is kept; any other path is as good after the swap as before."""
@@ -139,7 +148,7 @@ class FileInstaller(Installer):
             self._clone(previous, self.path, points=("putting-back", "put-back"))
 
     def _clean(self, ready: set[str], previous: set[str], downloads: set[str]) -> None:
-        kept = {self.previous_path(each).name for each in previous} | downloads
+        kept = {self.previous_path(each).name for each in previous} | downloads | {self._needed}
         with contextlib.suppress(OSError):
             for path in self.folder.iterdir():
                 ours = path.name.startswith(("staged-", "form-", "previous", ".")) and path.name not in kept

@@ -109,6 +109,9 @@ class FolderInstaller(Installer):
             return (*(self._below(each, folder) for each in (*options, script)), *arguments)
         return (self._below(launch.program, folder), *arguments)
 
+    def keep(self) -> None:
+        """Do nothing: the folder of a version stays where it is."""
+
     def kept(self, path: str) -> str:
         """Return where a file of the version that runs is to be found whatever becomes current."""
         rest = self._rest(path)

@@ -129,6 +129,11 @@ class Summoned:
         """Let it end: there will be nothing to watch."""
         Guarded(self._line, self._process).dismiss()
 
+    def disown(self) -> None:
+        """Let it be the parent's, in a process that was forked: nothing is said, and nobody waits for it here."""
+        self._line.close()
+        self._process.returncode = 0  # else it would be waited for, which is no child of this process
+
 
 def summon(
     installer: Installer, launch: Launch, *, handover: Handover, pid: int, supervised: bool, patience: float

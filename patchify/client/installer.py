@@ -98,6 +98,10 @@ class Installer(ABC):
         """Return the command that runs a release that is ready, but not in its place, with other arguments."""
 
     @abstractmethod
+    def keep(self) -> None:
+        """Have the program that runs be found, from now on, where `kept` says. Raises a `FileOperationError`."""
+
+    @abstractmethod
     def kept(self, path: str) -> str:
         """Return where the file at ``path`` is to be found after the swap, if it belongs to the program."""
 

@@ -21,7 +21,7 @@ from patchify.client.restarter import (
 )
 from patchify.client.state import Update
 from patchify.client.watch import Handover
-from patchify.errors import UnableToGuardError
+from patchify.errors import FileOperationError, UnableToGuardError
 
 _log = logging.getLogger(__name__)
 
@@ -47,12 +47,14 @@ class Protection:
     def early(self) -> Iterator[None]:
         """Let a guardian start while the block runs, if one will be needed: `during` takes it, or it goes in the end.
 
-        It starts in a process of its own, and so costs no time where the block waits for a download.
+        It starts in a process of its own, and so costs no time where the block waits for a download. This is called
+        under the installer's lock.
         """
         if not self._is_superfluous():
             try:
+                self._installer.keep()  # its code is found there, before and after the swap
                 self._summoned = self._summon(*self._ward())
-            except UnableToGuardError as error:  # what needs it will try again
+            except (FileOperationError, UnableToGuardError) as error:  # what needs it will try again
                 _log.info("%s", error)
         try:
             yield
@@ -71,8 +73,7 @@ class Protection:
         if update.replaces == update.release or self._is_superfluous():
             yield None
             return
-        summoned, self._summoned = self._summoned, None
-        with _on_post(summoned or self._summon(*self._ward())) as guarded:
+        with _dismissing(self._take_post()) as guarded:
             yield guarded
 
     def again(self) -> None:
@@ -81,9 +82,25 @@ class Protection:
         Raises:
             UnableToGuardError: it cannot be started.
         """
-        with _on_post(self._summon(os.getpid(), "same")) as guarded:
+        with _dismissing(self._summon(os.getpid(), "same").take_post()) as guarded:
             guarded.go()
             guarded.release()
+
+    def renew(self) -> None:
+        """Have no guardian any more: after a fork it is the parent's."""
+        summoned, self._summoned = self._summoned, None
+        if summoned is not None:
+            summoned.disown()
+
+    def _take_post(self) -> Guarded:
+        """Return a guardian that is ready: the one that was summoned early, or if it has ended meanwhile another."""
+        summoned, self._summoned = self._summoned, None
+        if summoned is not None:
+            try:
+                return summoned.take_post()
+            except UnableToGuardError as error:
+                _log.warning("%s; another one is started", error)
+        return self._summon(*self._ward()).take_post()
 
     def _is_superfluous(self) -> bool:
         launched = LAUNCHER in os.environ and is_watching(self._installer)  # else it is a launcher of something else
@@ -111,8 +128,8 @@ class Protection:
 
 
 @contextlib.contextmanager
-def _on_post(summoned: Summoned) -> Iterator[Guarded]:
-    guarded = summoned.take_post()
+def _dismissing(guarded: Guarded) -> Iterator[Guarded]:
+    """Send a guardian away if the block raises."""
     try:
         yield guarded
     except BaseException:

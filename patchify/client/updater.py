@@ -143,6 +143,7 @@ class Updater:
         self._actions.reopen()
         self._notifier.renew_lock()
         self._installer.renew_locks()
+        self._protection.renew()
 
     # What the host asks and says --------------------------------------------------------------------------------------
 

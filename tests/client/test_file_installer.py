@@ -123,6 +123,20 @@ def test_the_program_is_found_as_the_previous_one_after_the_swap(made, installer
     assert installer.kept("/usr/lib/python3/json") == "/usr/lib/python3/json"
 
 
+def test_the_program_is_kept_early_until_it_is_prepared(made, installer):
+    with installer.lock():
+        installer.keep()
+        kept = Path(installer.kept(str(made.path)))
+        assert kept.read_bytes() == made.path.read_bytes()
+        installer.part("11" * 32).close()  # tidies up
+        installer.forget()
+        assert kept.exists()
+        installer.keep()
+    made.prepare()
+    made.swap()
+    assert kept.read_bytes() == script(1)
+
+
 # Hashing --------------------------------------------------------------------------------------------------------------
 
 

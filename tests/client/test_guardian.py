@@ -323,6 +323,21 @@ def test_a_guardian_that_was_summoned_for_nothing_goes(installation, dismissed):
     assert installation.installer.state().update.phase is Phase.STAGED
 
 
+def test_a_guardian_that_is_disowned_after_a_fork_stays_the_parents(installation):
+    summoned = installation.summon()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            summoned.disown()
+            del summoned
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    summoned.take_post().dismiss()
+    installation.wait_for_its_end()
+
+
 def test_a_guardian_that_is_dismissed_after_all_does_nothing(installation):
     guarded = installation.guard(supervised=False)
     installation.swap()

@@ -1085,6 +1085,7 @@ class FakeGuard:
         self.asked = []
         self.became = []
         self.error = None
+        self.dead = False
 
     def __call__(self, installer, launch, **facts):
         self.asked.append(facts)
@@ -1093,8 +1094,14 @@ class FakeGuard:
         return self
 
     def take_post(self):
+        if self.dead:
+            self.dead = False
+            raise UnableToGuardError("app", "it was killed")
         self.became.append("ready")
         return self
+
+    def disown(self):
+        self.became.append("disowned")
 
     def go(self):
         self.became.append("go")
@@ -1160,6 +1167,51 @@ def test_a_guardian_that_cannot_be_summoned_early_is_asked_for_again(make_story,
     story.transport.before["release"] = lambda: setattr(guard, "error", None)
     assert story.updater.update() is True
     assert len(guard.asked) == 2
+    assert guard.became == ["ready", "go", "released"]
+
+
+def test_a_guardian_that_was_killed_before_it_was_needed_is_replaced(make_story, guard):
+    story = make_story(guardian=True)
+    story.transport.before["release"] = lambda: setattr(guard, "dead", True)
+    assert story.updater.update() is True
+    assert len(guard.asked) == 2
+    assert guard.became == ["ready", "go", "released"]
+
+
+def test_the_program_is_kept_before_a_guardian_starts_from_it(make_story, guard):
+    story = make_story(guardian=True)
+    story.installer.before["keep"] = lambda: guard.became.append("kept" if not guard.asked else "too late")
+    assert story.updater.update() is True
+    assert guard.became == ["kept", "ready", "go", "released"]
+
+
+def test_without_room_to_keep_the_program_a_guardian_is_summoned_later(make_story, guard):
+    story = make_story(guardian=True)
+    story.installer.once["keep"] = UnableToBackUpError("app", "disk full")
+    story.transport.before["release"] = lambda: guard.became.append(len(guard.asked))
+    assert story.updater.update() is True
+    assert set(guard.became) == {0, "ready", "go", "released"}
+
+
+def test_a_forked_process_leaves_the_guardian_to_its_parent(make_story, guard):
+    story = make_story(guardian=True)
+    became = []
+
+    def fork():
+        if not became:
+            read, write = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                os.write(write, " ".join(guard.became).encode())
+                os._exit(story.updater._protection._summoned is not None)
+            os.close(write)
+            with os.fdopen(read) as pipe:
+                became.append(pipe.read())
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    story.transport.before["release"] = fork
+    assert story.updater.update() is True
+    assert became == ["disowned"]
     assert guard.became == ["ready", "go", "released"]
 
 

@@ -50,6 +50,10 @@ def facts() -> dict:
 
 def show(status) -> None:
     say(f"{VERSION} {status}")
+    if isinstance(status, Downloading) and "slow" in TOLD:  # as slow as it takes for something else to happen
+        end = time.monotonic() + 20
+        while not Path(TOLD["slow"]).exists() and time.monotonic() < end:
+            time.sleep(0.02)
     if isinstance(status, Downloading) and status.percent >= TOLD.get("die_at", 101):
         os.kill(os.getpid(), signal.SIGKILL)
     if isinstance(status, Restarting):
