@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
-from patchify.client.patches import zstd_module
+from patchify.client.zstd import Decompressor, zstd_module
 from patchify.errors import UnsafeArchiveError
 from patchify.files import Progress, sync_folder
 
@@ -69,18 +69,6 @@ def unpack(archive: BinaryIO, target: Path, *, max_bytes: int, progress: Progres
 
 
 # From the file to the bytes of the archive ----------------------------------------------------------------------------
-
-
-class _Decompressor(Protocol):
-    """What `lzma` and zstd have in common; it ends with its stream, after which another may follow."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
 class _GzipDecompressor:
@@ -129,7 +117,7 @@ def _read(archive: BinaryIO, progress: Progress) -> Iterator[bytes]:
         yield piece
 
 
-def _decompressed(pieces: Iterator[bytes], new: Callable[[], _Decompressor], error: type[Exception]) -> Iterator[bytes]:
+def _decompressed(pieces: Iterator[bytes], new: Callable[[], Decompressor], error: type[Exception]) -> Iterator[bytes]:
     """Yield what the streams decompress to, never more than `_PIECE` bytes at once, however small they are."""
     decompressor = new()
     for piece in pieces:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from patchify.files import Progress, hash_path
+from patchify.trees import walk
 
 _FORM = b"patchify-manifest-1"  # a text of another form would have another number
 _FILE, _FOLDER, _LINK, _OTHER, _NOTHING = "file", "folder", "link", "other", "nothing"
@@ -33,7 +33,7 @@ def describe(folder: Path, progress: Progress) -> bytes:
     root = os.fsencode(folder)
     hashing = _Hashing(progress)
     lines = []
-    for path in sorted([b".", *_walk(root)]):
+    for path in sorted([b".", *walk(root)]):
         facts = _look(root, path)
         if facts[0] == _FILE:
             facts = (*facts, hashing.hash(root, path))
@@ -86,18 +86,6 @@ def paths(manifest: bytes) -> list[bytes] | None:
 
 def _head(body: bytes) -> bytes:
     return b"%s %s\n" % (_FORM, hashlib.sha256(body).hexdigest().encode("ascii"))
-
-
-def _walk(root: bytes) -> Iterator[bytes]:
-    """Yield the paths, relative to ``root``, of all that is in it."""
-    waiting = [b""]
-    while waiting:
-        below = waiting.pop()
-        for name in os.listdir(os.path.join(root, below)):
-            path = os.path.join(below, name)
-            yield path
-            if _look(root, path)[0] == _FOLDER:
-                waiting.append(path)
 
 
 def _look(root: bytes, path: bytes) -> tuple[str, ...]:

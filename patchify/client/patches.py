@@ -7,19 +7,17 @@ verified by its hash before, and what comes out is: so nothing here is believed.
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
-from types import ModuleType
-from typing import Protocol
 
 from patchify.client.installer import as_error
 from patchify.client.ways import Leg
+from patchify.client.zstd import Decompressor, zstd_module
 from patchify.errors import MissingExtraError, PatchError, UnableToReadFileError
 
 _PIECE = 256 * 1024  # bytes read, or decompressed, at once
-_WINDOW = 27  # of what is decompressed: 2**27 bytes, 128 MiB, are held in memory at the most; zstd's own limit
+_WINDOW = 23  # of what is decompressed: 2**23 bytes, 8 MiB, are held in memory at the most, as publishing makes it
 
 
 def can_apply() -> bool:
@@ -42,6 +40,9 @@ def can_decompress() -> bool:
 
 def apply(version: str, base: bytes, patch: bytes, leg: Leg) -> bytes:
     """Return what a patch makes.
+
+    The memory that this takes is what the patch says of itself, before anything can be compared: so nothing is applied
+    that has another hash than the one that is signed.
 
     Args:
         version: Of the release, for errors.
@@ -102,7 +103,7 @@ def decompress(version: str, source: Path, leg: Leg, write: Callable[[bytes], ob
 def _decompressed(source: Path, refused: Callable[..., PatchError]) -> Iterator[bytes]:
     """Yield what a file of one frame decompresses to, never more than `_PIECE` bytes at once."""
     zstd = zstd_module()
-    decompressor: _Decompressor = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW})
+    decompressor: Decompressor = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW})
     with as_error(UnableToReadFileError, source), FileIO(source) as file:
         while not decompressor.eof:
             data = file.read(_PIECE) if decompressor.needs_input else b""
@@ -116,29 +117,6 @@ def _decompressed(source: Path, refused: Callable[..., PatchError]) -> Iterator[
             yield made
         if decompressor.unused_data or file.read(1):
             raise refused("goes on after its end")
-
-
-def zstd_module() -> ModuleType:
-    """Return the module that knows zstd. Raises `MissingExtraError`."""
-    try:
-        if sys.version_info >= (3, 14):  # pragma: no cover - the other branch has the same names
-            from compression import zstd  # noqa: PLC0415
-        else:
-            from backports import zstd  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingExtraError("unpacking zstd", "", "backports.zstd") from error
-    module: ModuleType = zstd
-    return module
-
-
-class _Decompressor(Protocol):
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
 def _sha256(data: bytes) -> str:

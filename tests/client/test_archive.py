@@ -829,3 +829,8 @@ def test_the_files_are_never_held_in_memory(opened):
             assert tracemalloc.get_traced_memory()[1] - before < 2_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_whoever_only_unpacks_gets_no_installer():
+    source = "import sys, patchify.client.archive; sys.exit('patchify.client.installer' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", source], check=False, timeout=60).returncode == 0

@@ -133,7 +133,7 @@ def test_what_is_no_file_folder_or_link_is_left_out(folder):
 
 def test_what_vanishes_meanwhile_is_left_out(folder, monkeypatch):
     made = describe(folder, ignore)
-    monkeypatch.setattr(manifest, "_walk", lambda root, walk=manifest._walk: [*walk(root), b"vanished"])
+    monkeypatch.setattr(manifest, "walk", lambda root, walk=manifest.walk: [*walk(root), b"vanished"])
     assert describe(folder, ignore) == made
 
 

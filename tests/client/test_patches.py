@@ -137,12 +137,22 @@ def test_of_a_bomb_no_more_is_written_than_what_is_signed(tmp_path):
     assert sum(map(len, written)) <= MIB
 
 
-def test_a_frame_that_asks_for_more_memory_than_there_is_to_be_is_refused(decompress):
-    options = {zstd.CompressionParameter.window_log: 28, zstd.CompressionParameter.compression_level: 1}
-    wide = zstd.ZstdCompressor(options=options)
-    packed = wide.compress(NEW, wide.FLUSH_BLOCK) + wide.flush()  # its size is not known when its header is written
-    with pytest.raises(PatchError, match=r"cannot be decompressed \(ZstdError\)"):
-        decompress(packed, len(NEW))
+def wide(window: int) -> bytes:
+    options = {zstd.CompressionParameter.window_log: window, zstd.CompressionParameter.compression_level: 1}
+    compressor = zstd.ZstdCompressor(options=options)
+    # Its size is not known when its header is written.
+    return compressor.compress(NEW, compressor.FLUSH_BLOCK) + compressor.flush()
+
+
+@pytest.mark.parametrize("window", [24, 28])
+def test_a_frame_that_asks_for_more_memory_than_there_is_to_be_is_refused(decompress, window):
+    with pytest.raises(PatchError, match=r"cannot be decompressed \(ZstdError\)") as caught:
+        decompress(wide(window), len(NEW))
+    assert caught.value.damage
+
+
+def test_a_frame_of_the_window_that_publishing_makes_is_taken(decompress):
+    assert decompress(wide(23), len(NEW)) == NEW
 
 
 def test_a_file_that_cannot_be_read_or_written_is_no_fault_of_it(tmp_path):
