@@ -54,7 +54,8 @@ update_available = _namespace.signal(
 release_downloaded = _namespace.signal(
     "release-downloaded",
     'The bytes of ``version`` are here and are the right ones: ``way`` is ``"patch"``, ``"chain"`` (of patches), '
-    '``"zstd"`` (compressed) or ``"whole"``, ``size`` the bytes that this took.',
+    '``"zstd"`` (compressed) or ``"whole"``, ``size`` the bytes of the files of that way, also if some of them were '
+    "there already from an earlier attempt.",
 )
 patch_failed = _namespace.signal(
     "patch-failed",

@@ -91,7 +91,8 @@ class Config:
         connect_timeout: Seconds to connect. Default 10.
         idle_timeout: Seconds without a byte. Default 30.
         document_timeout: Seconds for one signed document as a whole. Default 60.
-        release_timeout: Seconds for a release as a whole, with all its resumptions. Default 21600, six hours.
+        release_timeout: Seconds for each file that is downloaded for a release, as a whole, with all its resumptions;
+            a way that comes to nothing, and each patch of a chain, takes its own. Default 21600, six hours.
         retries: How often a request that did not get through is repeated at once, with back-off. Default 3.
         max_document: KiB; the largest signed document. Default 64.
         max_release: MiB; the largest release. Default 4096.

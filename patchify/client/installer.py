@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -344,6 +344,13 @@ class Installer(ABC):
             for path in self.folder.glob("*-*.part"):
                 found[path.stem.rpartition("-")[2]] = path.stat().st_size
         return found
+
+    def drop(self, wanted: Collection[str]) -> None:
+        """Remove what is there of downloads, as far as possible, but of those with these hashes."""
+        with contextlib.suppress(OSError):
+            for path in self.folder.glob("*-*.part"):
+                if path.stem.rpartition("-")[2] not in wanted:
+                    path.unlink(missing_ok=True)
 
     def is_staged(self, sha256: str) -> bool:
         """Return whether this release is there, whole; its bytes are verified when it is prepared and when swapped.

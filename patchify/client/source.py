@@ -8,7 +8,7 @@ full disk as long as the process lives.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
@@ -71,6 +71,16 @@ class Offer:
         return str(self.version)
 
 
+def _files_of(releases: Iterable[OfferedRelease]) -> set[str]:
+    """Return the hashes of all files by which these releases can come."""
+    found = set()
+    for each in releases:
+        compressed = each.forms.compressed
+        found |= {each.sha256, *(patch.sha256 for patch in each.forms.patches)}
+        found |= set() if compressed is None else {compressed.sha256}
+    return found
+
+
 @dataclass(frozen=True)
 class Look:
     """What a look at the server has shown.
@@ -128,6 +138,8 @@ class Source:
             return Look(self._original(wishes))
         document = self._accept(answer, memory)
         self._drop({each.sha256 for each in document.withdrawn})
+        skipped = wishes.choices.skipped
+        self._installer.drop(_files_of(each for each in document.releases if str(each.version) not in skipped))
         listed = frozenset(each.sha256 for each in document.releases)
         leave = self._is_withdrawn(document)
         if leave:

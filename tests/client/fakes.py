@@ -265,6 +265,9 @@ class FakeInstaller(Faults):
     def begun(self) -> dict[str, int]:
         return {}
 
+    def drop(self, wanted) -> None:
+        self.wanted = set(wanted)
+
     def keep(self) -> None:
         self.step("keep")
 

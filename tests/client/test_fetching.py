@@ -715,6 +715,17 @@ def test_what_is_not_needed_for_the_release_on_its_way_goes(place):
     assert [name for name in place.names() if name.startswith("form-")] == []
 
 
+def test_what_has_begun_to_come_goes_unless_it_is_wanted(place):
+    patch, gone = place.patch(1, 2), place.patch(1, 3)
+    for each in (patch, gone):
+        place.installer.form_path(each.sha256).write_bytes(b"?")
+    for each in (2, 3):
+        (place.installer.folder / f"staged-{sha256(place.packed(each))}.part").write_bytes(b"?")
+    place.installer.drop({patch.sha256, sha256(place.packed(2))})
+    left = [name for name in place.names() if name.endswith(".part")]
+    assert left == [f"form-{patch.sha256}.part", f"staged-{sha256(place.packed(2))}.part"]
+
+
 def test_a_full_disk_is_no_fault_of_a_patch(place, monkeypatch):
     patch = place.patch(1, 2)
 

@@ -17,6 +17,7 @@ from patchify.errors import (
     ServerBusyError,
     UnableToWriteStateError,
 )
+from patchify.forms import Compressed, Forms, Patch
 from tests.client.fakes import FakeInstaller, FakeRestarter, FakeTransport, sha256
 from tests.client.offering import document, offered, withdrawn
 from tests.client.test_updater import in_thread
@@ -355,6 +356,21 @@ def test_a_version_that_is_skipped_is_never_offered_again(desk):
     assert desk.updater.check() is None
     desk.serve(desk.offer("2.0.1"), desk.offer())
     assert desk.updater.check() == Version(2, 0, 1)
+
+
+def test_what_has_begun_to_come_goes_when_its_release_is_not_to_be_had_any_more(desk):
+    forms = Forms(compressed=Compressed("22" * 32, 2), patches=(Patch("33" * 32, "44" * 32, 1),))
+    offer = desk.offer("2.0.1", forms=forms)
+    desk.serve(desk.offer(), offer)
+    desk.updater.check()
+    files = {"22" * 32, "44" * 32}
+    assert desk.installer.wanted == {desk.offer().sha256, offer.sha256, *files}
+    desk.updater.skip("2.0.1")
+    desk.updater.check()
+    assert desk.installer.wanted == {desk.offer().sha256}
+    desk.serve(withdrawn=(withdrawn("2.0.0", desk.offer().sha256),))
+    desk.updater.check()
+    assert desk.installer.wanted == set()
 
 
 def test_a_version_is_put_off_for_automatic_checks(desk):

@@ -369,3 +369,20 @@ def test_what_is_there_already_needs_no_space(opened, free):
 def test_where_nobody_knows_how_much_is_free_the_download_will_tell(opened, free):
     free(None)
     opened().reserve(2**60)
+
+
+def test_whether_it_has_a_hash_is_known_without_reading_it_again(tmp_path, monkeypatch):
+    part = PartFile(tmp_path / "part")
+    part.write(b"some bytes")
+    monkeypatch.setattr(part, "take_up", lambda *_: pytest.fail("it was hashed as it grew"))
+    assert part.matches(hashlib.sha256(b"some bytes").hexdigest())
+    assert not part.matches(hashlib.sha256(b"other bytes").hexdigest())
+    part.close()
+
+
+def test_what_was_there_before_is_hashed_to_know_whether_it_has_a_hash(tmp_path):
+    (tmp_path / "part").write_bytes(b"some ")
+    part = PartFile(tmp_path / "part")
+    part.write(b"bytes")
+    assert part.matches(hashlib.sha256(b"some bytes").hexdigest())
+    part.close()
