@@ -38,8 +38,9 @@ class Bases:
             return Tree(*trees.measure(folder))
 
     def file(self, release: Release) -> Path:
-        """Return the file; that of a folder is there until two others were asked for."""
+        """Return the file, which is as it was published; that of a folder is there until two others were asked for."""
         if release.format == "file":
+            self._storage.open(release).close()
             return self._storage.path(release)
         path = self._folder / f"{release.sha256}.tree"
         if path in self._packed:

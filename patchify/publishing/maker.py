@@ -145,6 +145,7 @@ class Maker:
         shares = self._shares()
         tried = set() if again else set(self._given_up.all())
         made = 0
+        failure: StorageUnavailableError | None = None
         with _aside(self._storage.make_incoming()) as folder:
             bases = Bases(self._storage, folder)
             while True:
@@ -153,9 +154,16 @@ class Maker:
                 wanted = in_demand(known, self._now()) if version is None else wanted
                 task = next(missing(wanted, known, limits, tried, shares), None)
                 if task is None:
-                    return made
+                    break
                 tried.add(task.key)
-                made += self._carry_out(task, folder, bases)
+                try:
+                    made += self._carry_out(task, folder, bases)
+                except StorageUnavailableError as error:  # of one release perhaps: the others are made all the same
+                    self._tell(f"{task}: not made: {error}")
+                    failure = failure or error
+        if failure is not None:
+            raise failure
+        return made
 
     def _carry_out(self, task: Task, folder: Path, bases: Bases) -> bool:
         """Make a form and return whether it was made; what is wrong with one release is no matter of the others."""
@@ -171,7 +179,8 @@ class Maker:
         except (FormGivenUpError, UnsafeArchiveError) as error:
             known = self._known().values()
             bases_known = {basis[0] for each in known if (basis := each.basis) is not None}
-            self._given_up.add(task.key, str(error), bases_known | {each.sha256 for each in known})
+            with _storing(self._folder):
+                self._given_up.add(task.key, str(error), bases_known | {each.sha256 for each in known})
             self._tell(f"{task}: not kept: {error}")
         except ReleaseError as error:
             self._tell(f"{task}: not made: {error}")

@@ -7,6 +7,7 @@ when its standard input does, with whoever started it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -86,7 +87,7 @@ def make_patch(old: Path, new: Path, target: Path, seconds: float) -> MadePatch:
             said.seek(0)
             last = said.read().decode("utf-8", "replace").strip().rpartition("\n")[2][-_LONGEST:]
     except OSError as error:
-        raise StorageUnavailableError(target, error) from error
+        raise StorageUnavailableError(error.filename or target, error) from error
     return _read(process.returncode, last, target)
 
 
@@ -97,7 +98,7 @@ def _read(status: int, last: str, target: Path) -> MadePatch:
     if status == 0 and "sha256" in found:
         return MadePatch(**found)
     if "errno" in found:
-        raise StorageUnavailableError(target, OSError(found["errno"], os.strerror(found["errno"])))
+        raise StorageUnavailableError(found["path"] or target, OSError(found["errno"], os.strerror(found["errno"])))
     if "why" in found:
         raise FormGivenUpError(found["why"])
     raise FormGivenUpError(f"its process ended by signal {-status}" if status < 0 else f"its process failed: {last}")
@@ -112,7 +113,7 @@ def main(old: Path, new: Path, target: Path) -> int:
     except MemoryError:
         found = {"why": _OUT_OF_MEMORY}
     except OSError as error:
-        found = {"errno": error.errno}
+        found = {"errno": error.errno or errno.EIO, "path": error.filename}
     sys.stdout.write(json.dumps(found) + "\n")
     return 0 if "sha256" in found else 1
 

@@ -190,16 +190,19 @@ def test_without_hdiffpatch_there_are_no_patches_and_everything_else(put, make, 
     assert len(told) == 2, "who wants no patches need not know"
 
 
-def test_a_file_that_is_missing_or_wrong_is_no_matter_of_the_other_releases(put, make, release, storage, told):
+@pytest.mark.parametrize("what", ["missing", "wrong"])
+def test_a_file_that_is_missing_or_wrong_is_no_matter_of_the_other_releases(what, put, make, release, storage, told):
     for version in ("1.0.0", "2.0.0", "3.0.0"):
         put(version, content(version))
-    storage.path(release("2.0.0")).write_bytes(content("2.0.1"))
+    path = storage.path(release("2.0.0"))
+    if what == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(content("2.0.1"))
     assert make() == 2
     assert [each.base for each in release("3.0.0").forms.patches] == [sha256(content("1.0.0"))]
-    assert (
-        told[1]
-        == f"2.0.0 → 3.0.0: not made: release 2.0.0: {storage.path(release('2.0.0'))} is not as it was published"
-    )
+    why = "is missing" if what == "missing" else "has SHA-256"
+    assert told[1].startswith(f"2.0.0 → 3.0.0: not made: release 2.0.0: {path} {why}")
     put("2.0.0", content("2.0.0"))
     assert make() == 1, "it was not given up"
 
@@ -255,6 +258,37 @@ def test_a_disk_that_fails_ends_it_and_nothing_is_lost(put, make, release, stora
     assert release("1.0.0").forms == forms.Forms()
     assert os.listdir(storage.incoming) == []
     assert make() == 1
+
+
+def test_what_cannot_be_stored_of_one_release_is_no_matter_of_the_others(put, make, release, told, monkeypatch):
+    put("1.0.0", packed(content("1.0.0"), "w:gz"), platform="linux-x86_64")
+    put("1.0.0", content("1.0.0"))
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(maker.Bases, "measure", fail)
+        with pytest.raises(StorageUnavailableError, match="No space left"):
+            make()
+    assert release("1.0.0").forms.compressed
+    assert [each for each in told if each.startswith("1.0.0 for linux-x86_64 tree: not made: ")]
+    assert make() == 1
+
+
+def test_what_cannot_be_remembered_is_an_error_of_the_storage_and_no_matter_of_the_others(
+    put, make, release, monkeypatch
+):
+    put("1.0.0", NOISE, platform="linux-x86_64")
+    put("1.0.0", content("1.0.0"))
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(maker.GivenUp, "add", fail)
+    with pytest.raises(StorageUnavailableError, match="No space left"):
+        make()
+    assert release("1.0.0").forms.compressed
 
 
 def test_what_a_maker_left_that_was_killed_is_removed(put, make, storage):

@@ -86,6 +86,7 @@ def test_a_file_that_cannot_be_read_or_written_is_no_reason_to_give_up(files, tm
     with pytest.raises(StorageUnavailableError) as raised:
         make_patch(tmp_path / "missing", files[1], files[2], PATIENCE)
     assert raised.value.errno == errno.ENOENT
+    assert raised.value.path == str(tmp_path / "missing")
     with pytest.raises(StorageUnavailableError):
         make_patch(*files[:2], tmp_path / "missing" / "patch", PATIENCE)
 
