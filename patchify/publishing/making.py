@@ -1,8 +1,8 @@
 """Which forms of releases are missing, and in which order they are made: pure rules for `patchify.publishing.maker`.
 
-Forms are made of what clients may be offered: what `patchify prune --keep 1` would keep. The newest release comes
-first; of each, what everybody can use comes before the patches, and those from what most installations run before the
-others.
+Forms are made of what clients may be offered: what `patchify prune --keep 1` would keep, and the newest of each
+``major.minor``, which clients may be pinned to. The newest release comes first; of each, what everybody can use comes
+before the patches, and those from what most installations run before the others.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Task:
 def in_demand(releases: Iterable[Release], now: datetime) -> list[Release]:
     """Return the releases that clients may be offered, or may come to be, newest first."""
     releases = list(releases)
-    surplus = {each.name for each in superseded(releases, 1, now)}
+    surplus = {each.name for each in superseded(releases, 1, now, each_line=True)}
     found = [each for each in releases if each.name not in surplus and not withdrawn(each)]
     return sorted(found, key=newest_first, reverse=True)
 

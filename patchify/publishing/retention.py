@@ -15,13 +15,14 @@ def withdrawn(release: Release) -> bool:
     return all(each.state is ReleaseState.WITHDRAWN for each in release.placements)
 
 
-def superseded(releases: Iterable[Release], keep: int, now: datetime) -> list[Release]:
+def superseded(releases: Iterable[Release], keep: int, now: datetime, *, each_line: bool = False) -> list[Release]:
     """Return the releases that newer ones have made superfluous, newest first.
 
     In each channel and for each platform, the newest ``keep`` versions that everybody is offered are kept, and all that
     are newer than these; so are as many pre-releases. Drafts, and what is paused or withdrawn anywhere, are never among
     those returned. What is kept keeps what its floor makes others go to first: for each platform all from the floor up
-    to the first that everybody is offered.
+    to the first that everybody is offered. With ``each_line`` so many are kept of each ``major.minor``:
+    clients may be pinned to it.
 
     Raises:
         PublicationError: ``keep`` is less than 1.
@@ -31,7 +32,7 @@ def superseded(releases: Iterable[Release], keep: int, now: datetime) -> list[Re
     ordered = sorted(releases, key=newest_first, reverse=True)
     todo = [each for each in ordered if any(placed.state is not ReleaseState.LIVE for placed in each.placements)]
     for channel in {placed.channel for each in ordered for placed in each.placements}:
-        todo += _newest([each for each in ordered if is_live(each, channel)], channel, keep, now)
+        todo += _newest([each for each in ordered if is_live(each, channel)], channel, keep, now, each_line=each_line)
     kept: set[tuple[str, str]] = set()
     while todo:
         release = todo.pop()
@@ -41,10 +42,11 @@ def superseded(releases: Iterable[Release], keep: int, now: datetime) -> list[Re
     return [each for each in ordered if each.name not in kept]
 
 
-def _newest(live: list[Release], channel: str, keep: int, now: datetime) -> Iterator[Release]:
-    offered: dict[tuple[str, bool], int] = {}  # by platform, and whether it is a pre-release: how many to everybody
+def _newest(live: list[Release], channel: str, keep: int, now: datetime, *, each_line: bool) -> Iterator[Release]:
+    offered: dict[tuple[object, ...], int] = {}  # by platform, line, whether it is a pre-release: how many to everybody
     for release in live:
-        kind = release.platform, release.version.prerelease is not None
+        line = (release.version.major, release.version.minor) if each_line else None
+        kind = release.platform, line, release.version.prerelease is not None
         if offered.get(kind, 0) < keep:
             yield release
             if _is_complete(release, channel, now):

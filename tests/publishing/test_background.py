@@ -88,18 +88,18 @@ def wait_for(process):
 
 
 def test_the_command_returns_and_the_forms_come(place):
-    for version in ("1.0.0", "2.0.0"):
+    for version in ("1.0.1", "1.0.2"):
         wait_for(publish(place.folder, version))
-    wait_until(lambda: place.forms("2.0.0").patches, "a patch")
+    wait_until(lambda: place.forms("1.0.2").patches, "a patch")
     wait_until(lambda: not makers(place.releases), "the end of the process")
-    found = place.forms("2.0.0")
+    found = place.forms("1.0.2")
     forms = place.releases / FORMS
-    assert zstd.decompress((forms / found.compressed.sha256).read_bytes()) == content("2.0.0")
+    assert zstd.decompress((forms / found.compressed.sha256).read_bytes()) == content("1.0.2")
     (patch,) = found.patches
-    assert patch.base == hash_path(place.releases / "app-1.0.0")
-    assert hdiffpatch.apply(content("1.0.0"), (forms / patch.sha256).read_bytes()) == content("2.0.0")
+    assert patch.base == hash_path(place.releases / "app-1.0.1")
+    assert hdiffpatch.apply(content("1.0.1"), (forms / patch.sha256).read_bytes()) == content("1.0.2")
     log = (forms / LOG).read_text()
-    assert "Z 1.0.0 → 2.0.0: " in log
+    assert "Z 1.0.1 → 1.0.2: " in log
     assert "Traceback" not in log
 
 
@@ -115,8 +115,8 @@ def test_two_who_publish_at_once_both_get_forms(place):
 def test_the_log_begins_anew_when_it_is_long(place):
     (place.releases / FORMS).mkdir()
     (place.releases / FORMS / LOG).write_bytes(b"x" * (MOST_LOG + 1))
-    wait_for(publish(place.folder, "1.0.0"))
-    wait_until(lambda: place.forms("1.0.0").compressed, "a compressed file")
+    wait_for(publish(place.folder, "1.0.1"))
+    wait_until(lambda: place.forms("1.0.1").compressed, "a compressed file")
     wait_until(lambda: not makers(place.releases), "the end of the process")
     assert (place.releases / FORMS / LOG).read_text().count("\n") == 1
 
@@ -151,9 +151,9 @@ def server(place):
 
 def test_a_server_has_the_forms_of_what_is_published_over_the_network(place, server):
     with server() as gunicorn:
-        gunicorn.publish("1.0.0")
-        gunicorn.publish("2.0.0")
-        (patch,) = wait_until(lambda: place.forms("2.0.0").patches, "a patch")
+        gunicorn.publish("1.0.1")
+        gunicorn.publish("1.0.2")
+        (patch,) = wait_until(lambda: place.forms("1.0.2").patches, "a patch")
         wait_until(lambda: not makers(place.releases), "the end of the process")
 
         def served():
@@ -161,17 +161,17 @@ def test_a_server_has_the_forms_of_what_is_published_over_the_network(place, ser
             return answer.content if answer.ok else None
 
         found = wait_until(served, "the file of the patch")
-    assert hdiffpatch.apply(content("1.0.0"), found) == content("2.0.0")
+    assert hdiffpatch.apply(content("1.0.1"), found) == content("1.0.2")
 
 
 def test_a_server_goes_on_with_what_was_ended(place, server):
-    wait_for(publish(place.folder, "1.0.0"))
-    wait_until(lambda: place.forms("1.0.0").compressed and not makers(place.releases), "the end of the process")
+    wait_for(publish(place.folder, "1.0.1"))
+    wait_until(lambda: place.forms("1.0.1").compressed and not makers(place.releases), "the end of the process")
     with place.catalogue.transaction() as transaction:
-        transaction.put(replace(transaction.releases()[("1.0.0", "any")], forms=Forms()))
+        transaction.put(replace(transaction.releases()[("1.0.1", "any")], forms=Forms()))
     (place.releases / FORMS / TAKEN).touch()
     with server():
-        wait_until(lambda: place.forms("1.0.0").compressed, "a compressed file")
+        wait_until(lambda: place.forms("1.0.1").compressed, "a compressed file")
         wait_until(lambda: not makers(place.releases), "the end of the process")
     assert not (place.releases / FORMS / TAKEN).exists()
 
@@ -181,9 +181,9 @@ def test_a_server_ends_while_forms_are_made_and_its_port_is_free(place, server):
     modules.mkdir()
     (modules / "hdiffpatch.py").write_text("import time\ndef diff(*_, **__):\n    time.sleep(3600)\n")
     with server(modules) as gunicorn:
-        gunicorn.publish("1.0.0")
-        gunicorn.publish("2.0.0")
-        wait_until(lambda: place.forms("2.0.0").compressed, "what comes before the patch")
+        gunicorn.publish("1.0.1")
+        gunicorn.publish("1.0.2")
+        wait_until(lambda: place.forms("1.0.2").compressed, "what comes before the patch")
         (maker,) = wait_until(lambda: len(found := makers(place.releases)) == 1 and found, "one process that is left")
         parents = {int(pid) for pid in _children(gunicorn.pid)} | {gunicorn.pid}
         assert _parent(maker) not in parents

@@ -46,36 +46,36 @@ def rows(result):
 
 
 def test_make_tells_of_each_form_and_how_many_it_made(run, publish):
-    for version in ("1.0.0", "2.0.0", "3.0.0", "4.0.0"):
+    for version in ("1.0.1", "1.0.2", "1.0.3", "1.0.4"):
         publish(version)
     lines = run("patches", "make").stdout.splitlines()
     assert [line.partition(": ")[0] for line in lines] == [
-        "4.0.0 compressed",
-        "3.0.0 → 4.0.0",
-        "2.0.0 → 4.0.0",
+        "1.0.4 compressed",
+        "1.0.3 → 1.0.4",
+        "1.0.2 → 1.0.4",
         "forms made",
     ]
     assert run("patches", "make").stdout == "forms made: 0\n"
-    lines = run("patches", "make", "3.0.0").stdout.splitlines()
-    assert [line.partition(": ")[0] for line in lines[1:]] == ["2.0.0 → 3.0.0", "1.0.0 → 3.0.0", "forms made"]
+    lines = run("patches", "make", "1.0.3").stdout.splitlines()
+    assert [line.partition(": ")[0] for line in lines[1:]] == ["1.0.2 → 1.0.3", "1.0.1 → 1.0.3", "forms made"]
 
 
 def test_make_of_a_version_that_is_not_published_is_refused(run):
-    assert run("patches", "make", "9.0.0", status=1).stderr == "Error: version 9.0.0 is not published here\n"
+    assert run("patches", "make", "1.0.9", status=1).stderr == "Error: version 1.0.9 is not published here\n"
 
 
 def test_make_says_once_that_hdiffpatch_is_missing(run, publish, monkeypatch):
     monkeypatch.setitem(sys.modules, "hdiffpatch", None)
-    publish("1.0.0")
-    publish("2.0.0")
+    publish("1.0.1")
+    publish("1.0.2")
     lines = run("patches", "make").stdout.splitlines()
     assert lines[0].startswith("hdiffpatch is not installed, so no patches are made: pip install ")
-    assert lines[1].startswith("2.0.0 compressed: ")
+    assert lines[1].startswith("1.0.2 compressed: ")
     assert lines[2:] == ["forms made: 1"]
 
 
 def test_make_tries_again_what_was_given_up_only_if_told_to(run, publish):
-    publish("1.0.0", NOISE)
+    publish("1.0.1", NOISE)
     assert "not kept" in run("patches", "make").stdout
     assert "not kept" not in run("patches", "make").stdout
     assert "not kept" in run("patches", "make", "--again").stdout
@@ -83,22 +83,22 @@ def test_make_tries_again_what_was_given_up_only_if_told_to(run, publish):
 
 def test_patches_lists_the_forms_of_each_release(run, publish):
     assert rows(run("patches")) == [["VERSION", "PLATFORM", "FORM", "SIZE", "OF", "THE", "WHOLE"]]
-    publish("1.0.0", NOISE)
-    publish("2.0.0")
-    run("patches", "make", "1.0.0")
+    publish("1.0.1", NOISE)
+    publish("1.0.2")
+    run("patches", "make", "1.0.1")
     run("patches", "make")
     listed = rows(run("patches"))[1:]
     assert [line[:4] for line in listed] == [
-        ["2.0.0", "any", "whole", "(file)"],
-        ["2.0.0", "any", "compressed", "19.6"],
-        ["2.0.0", "any", "from", "1.0.0"],
-        ["1.0.0", "any", "whole", "(file)"],
-        ["1.0.0", "any", "compressed", "-"],
+        ["1.0.2", "any", "whole", "(file)"],
+        ["1.0.2", "any", "compressed", "19.6"],
+        ["1.0.2", "any", "from", "1.0.1"],
+        ["1.0.1", "any", "whole", "(file)"],
+        ["1.0.1", "any", "compressed", "-"],
     ]
     assert listed[2][-1] == "%"
     assert listed[4][4:8] == ["not", "kept:", "compressed", "it"]
     new, old = json.loads(run("patches", "--json").stdout)
-    assert new["forms"]["patches"][0]["version"] == "1.0.0"
+    assert new["forms"]["patches"][0]["version"] == "1.0.1"
     assert new["forms"]["compressed"]["size"] < new["size"]
     assert new["given_up"] == {}
     assert old["forms"] == {}
@@ -106,7 +106,7 @@ def test_patches_lists_the_forms_of_each_release(run, publish):
 
 
 def test_what_is_a_patch_from_a_release_that_is_gone_is_shown_by_its_hash(run, publish):
-    for version in ("1.0.0", "2.0.0"):
+    for version in ("1.0.1", "1.0.2"):
         publish(version)
     run("patches", "make")
     base = json.loads(run("patches", "--json").stdout)[0]["forms"]["patches"][0]["from"]
@@ -120,13 +120,13 @@ def test_what_is_a_patch_from_a_release_that_is_gone_is_shown_by_its_hash(run, p
 
 
 def test_show_tells_of_forms(run, publish):
-    publish("1.0.0")
-    publish("2.0.0")
+    publish("1.0.1")
+    publish("1.0.2")
     run("patches", "make")
-    shown = rows(run("show", "2.0.0"))
+    shown = rows(run("show", "1.0.2"))
     assert [shown[5][0], shown[5][2]] == ["compressed", "bytes"]
     assert shown[6][:3] == ["patches", "1,", "of"]
-    assert not [line for line in rows(run("show", "1.0.0")) if line[0] in ("compressed", "patches")]
+    assert not [line for line in rows(run("show", "1.0.1")) if line[0] in ("compressed", "patches")]
 
 
 def test_options_that_would_be_ignored_are_refused(run, tmp_path):
