@@ -186,9 +186,9 @@ def _storage(url: str, clock: Callable[[], float]) -> Storage:
         return cast("Storage", storage_from_string(url, wrap_exceptions=True, **options))
     except ConfigurationError as error:
         problem = f"no store of the kind {scheme!r:.40} can be used here: see `limits` for what there is and needs"
-        raise ConfigError(f"{PREFIX}LIMITS_STORAGE", problem) from error
+        raise ConfigError(f"{PREFIX}LIMITS_STORAGE", problem) from None
     except Exception as error:
-        raise ConfigError(f"{PREFIX}LIMITS_STORAGE", f"the store cannot be used: {type(error).__name__}") from error
+        raise ConfigError(f"{PREFIX}LIMITS_STORAGE", f"the store cannot be used: {type(error).__name__}") from None  # its text may hold a password
 
 
 def _length(response: Response) -> int:
