@@ -36,7 +36,11 @@ class Leftover:
 
 
 def leftovers(
-    storage: FolderStorage, known: steering.Releases, forgotten: Collection[_Name], now: datetime
+    storage: FolderStorage,
+    known: steering.Releases,
+    forgotten: Collection[_Name],
+    now: datetime,
+    kept: Collection[str] = (),
 ) -> Iterator[Leftover]:
     """Yield what is left over: files of releases, of their forms, and what was on its way.
 
@@ -45,6 +49,7 @@ def leftovers(
         known: The releases that there are, by name.
         forgotten: Names of those that there were until now.
         now: The time, UTC.
+        kept: SHA-256 of forms that are not left over yet, whoever has them.
 
     Raises:
         StorageUnavailableError, OSError: it cannot be looked at.
@@ -58,7 +63,7 @@ def leftovers(
             yield _leftover(path, "withdrawn")
     named = {sha256 for each in known.values() for sha256, _ in each.forms.files(each.size)}
     for sha256, path in storage.forms().items():
-        if sha256 not in named:
+        if sha256 not in named and sha256 not in kept:
             yield _leftover(path, "a form of no release")
     oldest = (now - STALE).timestamp()
     with contextlib.suppress(FileNotFoundError), os.scandir(storage.incoming) as entries:

@@ -216,12 +216,13 @@ class LocalPublisher:
         """Remove the files that nobody needs any more, and return them.
 
         That is: files of releases that are withdrawn everywhere (the catalogue still knows these), files named as
-        releases that the catalogue does not know, forms that no release has, and uploads that were given up.
+        releases that the catalogue does not know, forms that no release has, and uploads that were given up. Forms that
+        a release has until now go the next time, as clients may just have been told of them.
 
         Args:
             keep: Forget old releases, too, but never the newest so many that everybody is offered in a channel for a
                 platform, nor what clients below a floor go to first; see `retention.superseded`. None: forget none.
-            patches: Forget patches, too, that are from what is live in no channel any more.
+            patches: Forget patches, too, that are from what is neither live nor paused in any channel.
             dry_run: Remove nothing.
 
         Raises:
@@ -230,6 +231,7 @@ class LocalPublisher:
         """
         with self._catalogue.transaction() as transaction:
             known = dict(transaction.releases())
+            named = retention.forms_of(known.values())  # documents that are on their way may still name them
             surplus = [] if keep is None else retention.superseded(known.values(), keep, self._now())
             for release in surplus:
                 del known[release.name]
@@ -247,7 +249,7 @@ class LocalPublisher:
                 known = {name: each for name, each in known.items() if name not in forgotten}
                 known |= {each.name: each for each in lighter}
             try:
-                found = list(leftovers(self._storage, known, forgotten, self._now()))
+                found = list(leftovers(self._storage, known, forgotten, self._now(), named))
                 for each in () if dry_run else found:
                     each.remove()
             except OSError as error:

@@ -36,7 +36,7 @@ from patchify.publishing.bases import Bases
 from patchify.publishing.compressing import Written, compress, list_segments
 from patchify.publishing.given_up import GivenUp
 from patchify.publishing.making import Kind, Limits, Shares, Task, in_demand, least_saving, missing
-from patchify.publishing.patching import make_patch
+from patchify.publishing.patching import PatchEndedError, make_patch
 from patchify.publishing.retention import withdrawn
 from patchify.releases import Release
 from patchify.server.catalogue import EditableCatalogue
@@ -182,7 +182,7 @@ class Maker:
             with _storing(self._folder):
                 self._given_up.add(task.key, str(error), bases_known | {each.sha256 for each in known})
             self._tell(f"{task}: not kept: {error}")
-        except ReleaseError as error:
+        except (ReleaseError, PatchEndedError) as error:
             self._tell(f"{task}: not made: {error}")
         else:
             seconds = time.monotonic() - started

@@ -152,13 +152,14 @@ def least_saving(release: Release) -> int:
 
 
 def useless_patches(release: Release, releases: Iterable[Release]) -> list[Patch]:
-    """Return the patches of a release that are from what is live in no channel any more, or not known any more."""
-    live = {
+    """Return the patches of a release that are from what is neither live nor paused in any channel, or not known any more."""
+    used = {
         basis[0]
         for each in releases
-        if any(placed.state is ReleaseState.LIVE for placed in each.placements) and (basis := each.basis) is not None
+        if any(placed.state in (ReleaseState.LIVE, ReleaseState.PAUSED) for placed in each.placements)
+        and (basis := each.basis) is not None
     }
-    return [each for each in release.forms.patches if each.base not in live]
+    return [each for each in release.forms.patches if each.base not in used]
 
 
 def _precedes(base: Release, release: Release) -> bool:

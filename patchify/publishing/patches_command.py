@@ -68,7 +68,10 @@ def make(destination: Destination, version: Version | None, again: bool) -> None
 @json_option
 @here
 def prune(destination: Destination, dry_run: bool, as_json: bool) -> None:
-    """Remove patches from what is live in no channel any more, and what patchify prune removes."""
+    """Forget patches from what is neither live nor paused in any channel, and remove what patchify prune removes.
+
+    The files of patches that are forgotten go at the next run, as clients may just have been told of them.
+    """
     print_leftovers(destination.local().prune(patches=True, dry_run=dry_run), dry_run=dry_run, as_json=as_json)
 
 

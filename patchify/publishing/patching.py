@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from patchify.errors import FormGivenUpError, StorageUnavailableError
+from patchify.errors import FormGivenUpError, StorageUnavailableError, UnavailableError
 from patchify.publishing.background import command, environment
 
 if sys.platform != "win32":
@@ -35,6 +35,10 @@ _PROGRAM = 256 * 1024 * 1024  # bytes of address space that it takes with nothin
 _OF_OLD, _OF_NEW = 7, 3  # times the size of each; measured: 6.4 times that of two equally long ones
 _OUT_OF_MEMORY = "it took more memory than it may"
 _LONGEST = 300  # characters of what it says when it fails
+
+
+class PatchEndedError(UnavailableError):
+    """The process was ended by somebody else, such as a system without memory; another time it may come to its end."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ def make_patch(old: Path, new: Path, target: Path, seconds: float) -> MadePatch:
 
     Raises:
         FormGivenUpError: it takes more time or memory than it may, or hdiffpatch fails.
+        PatchEndedError: its process was ended by a signal.
         StorageUnavailableError: a file cannot be read or written.
     """
     output = target.with_suffix(".said")
@@ -101,7 +106,9 @@ def _read(status: int, last: str, target: Path) -> MadePatch:
         raise StorageUnavailableError(found["path"] or target, OSError(found["errno"], os.strerror(found["errno"])))
     if "why" in found:
         raise FormGivenUpError(found["why"])
-    raise FormGivenUpError(f"its process ended by signal {-status}" if status < 0 else f"its process failed: {last}")
+    if status < 0:
+        raise PatchEndedError(f"its process ended by signal {-status}")
+    raise FormGivenUpError(f"its process failed: {last}")
 
 
 def main(old: Path, new: Path, target: Path) -> int:

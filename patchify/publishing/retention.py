@@ -15,6 +15,11 @@ def withdrawn(release: Release) -> bool:
     return all(each.state is ReleaseState.WITHDRAWN for each in release.placements)
 
 
+def forms_of(releases: Iterable[Release]) -> set[str]:
+    """Return the SHA-256 of the forms that releases have whose bytes somebody may have."""
+    return {sha256 for each in releases if not withdrawn(each) for sha256, _ in each.forms.files(each.size)}
+
+
 def superseded(releases: Iterable[Release], keep: int, now: datetime, *, each_line: bool = False) -> list[Release]:
     """Return the releases that newer ones have made superfluous, newest first.
 

@@ -121,7 +121,8 @@ def verify(destination: Destination, as_json: bool) -> None:
 def prune(destination: Destination, keep: int | None, dry_run: bool, as_json: bool) -> None:
     """Remove the files that nobody needs: of withdrawn releases, of unknown ones, of uploads that were given up.
 
-    Forms that no release has any more go, too. What a floor makes old clients go to first is always kept, on each
+    Forms that no release has any more go, too: at the next run, if a release that is offered had them until this one,
+    as clients may just have been told of them. What a floor makes old clients go to first is always kept, on each
     platform up to a version that everybody is offered, and so are drafts and what is paused.
     """
     print_leftovers(destination.local().prune(keep, dry_run=dry_run), dry_run=dry_run, as_json=as_json)

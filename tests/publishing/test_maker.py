@@ -190,6 +190,19 @@ def test_a_patch_that_is_given_up_at_its_limit_is_not_tried_again(put, make, tol
     assert told[1:] == ["1.0.1 → 1.0.2: not kept: given up after 600 s"]
 
 
+def test_a_patch_whose_process_was_ended_is_tried_again(put, make, told, monkeypatch):
+    def end(*_):
+        raise maker.PatchEndedError("its process ended by signal 9")
+
+    put("1.0.1", content("1.0.1"))
+    put("1.0.2", content("1.0.2"))
+    with monkeypatch.context() as patch:
+        patch.setattr(maker, "make_patch", end)
+        assert make() == 1
+    assert told[1] == "1.0.1 → 1.0.2: not made: its process ended by signal 9"
+    assert make() == 1
+
+
 def test_without_hdiffpatch_there_are_no_patches_and_everything_else(put, make, release, told, monkeypatch):
     monkeypatch.setitem(sys.modules, "hdiffpatch", None)
     put("1.0.1", content("1.0.1"))
@@ -402,12 +415,16 @@ def test_patches_from_what_is_live_nowhere_go_if_that_is_asked_for(put, make, re
     for version in ("1.0.1", "1.0.2", "1.0.3"):
         put(version, content(version))
     make()
-    publisher.pause(parse_version("1.0.1"))
     gone = release("1.0.3").forms.patches[1]
-    assert publisher.prune() == []
-    planned = publisher.prune(patches=True, dry_run=True)
-    assert [each.path.name for each in planned] == [gone.sha256]
-    assert publisher.prune(patches=True) == planned
+    publisher.pause(parse_version("1.0.1"))
+    assert publisher.prune(patches=True) == []
+    assert gone in release("1.0.3").forms.patches, "it may be resumed"
+    publisher.withdraw(parse_version("1.0.1"))
+    assert [each.why for each in publisher.prune()] == ["withdrawn"]
+    assert publisher.prune(patches=True, dry_run=True) == []
+    assert publisher.prune(patches=True) == []
+    assert gone.sha256 in storage.forms(), "clients may just have been told of it"
+    assert [each.path.name for each in publisher.prune()] == [gone.sha256]
     assert gone not in release("1.0.3").forms.patches
     assert len(release("1.0.3").forms.patches) == 1
     assert publisher.verify() == []
@@ -418,8 +435,11 @@ def test_prune_of_old_releases_takes_their_forms_along(put, make, release, publi
     make()
     put("1.0.2", content("1.0.2"))
     planned = publisher.prune(1, dry_run=True)
-    assert sorted(each.why for each in planned) == ["a form of no release", "superseded"]
+    assert [each.why for each in planned] == ["superseded"]
     assert publisher.prune(1) == planned
+    assert len(storage.forms()) == 1, "clients may just have been told of it"
+    assert [each.why for each in publisher.prune()] == ["a form of no release"]
+    assert storage.forms() == {}
 
 
 def test_folders_that_were_given_up_are_pruned(publisher, storage, clock):

@@ -125,8 +125,10 @@ def test_a_patch_is_measured_by_what_a_client_would_load_without_it():
     assert least_saving(release("1.0.1", size=1000, forms=Forms(compressed=Compressed("a" * 64, 100)))) == 70
 
 
-def test_patches_from_what_is_live_nowhere_are_useless():
+def test_patches_from_what_is_neither_live_nor_paused_are_useless():
     patches = tuple(Patch(f"{number}" * 64, "f" * 64, 1) for number in (1, 2, 3))
     target = release("1.0.4", forms=Forms(patches=patches))
     known = [target, release("1.0.3"), release("1.0.2", state=ReleaseState.PAUSED)]
+    assert useless_patches(target, known) == [patches[0]]
+    known[2] = release("1.0.2", state=ReleaseState.WITHDRAWN)
     assert useless_patches(target, known) == [patches[0], patches[1]]

@@ -113,6 +113,7 @@ def test_what_is_a_patch_from_a_release_that_is_gone_is_shown_by_its_hash(run, p
     run("prune", "--keep", "1")
     assert f"from {base[:12]}" in run("patches").stdout
     assert json.loads(run("patches", "--json").stdout)[0]["forms"]["patches"][0]["version"] is None
+    assert run("patches", "prune").stdout.splitlines()[-1].startswith("files removed: 0, "), "not yet"
     assert run("patches", "prune", "--dry-run").stdout.splitlines()[-1].startswith("files to remove: 1, ")
     assert json.loads(run("patches", "prune", "--json").stdout)[0]["why"] == "a form of no release"
     assert base[:12] not in run("patches").stdout

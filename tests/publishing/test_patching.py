@@ -12,7 +12,7 @@ import pytest
 
 from patchify.errors import FormGivenUpError, StorageUnavailableError
 from patchify.publishing.background import command, environment
-from patchify.publishing.patching import make_patch
+from patchify.publishing.patching import PatchEndedError, make_patch
 from tests.running import PATIENCE
 
 OLD = random.Random(1).randbytes(100_000)
@@ -71,14 +71,19 @@ def test_a_patch_that_makes_something_else_is_given_up(files, pretend):
     ("body", "why"),
     [
         ("raise RuntimeError('out of order')", "RuntimeError: out of order"),
-        ("import os; os.abort()", "ended by signal 6"),
         ("import os; os._exit(0)", "its process failed"),
     ],
-    ids=["raises", "aborts", "says nothing"],
+    ids=["raises", "says nothing"],
 )
 def test_a_patch_whose_process_fails_is_given_up(files, pretend, body, why):
     pretend(body)
     with pytest.raises(FormGivenUpError, match=why):
+        make_patch(*files, PATIENCE)
+
+
+def test_a_patch_whose_process_is_ended_by_somebody_else_is_not_given_up(files, pretend):
+    pretend("import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(PatchEndedError, match="ended by signal 9"):
         make_patch(*files, PATIENCE)
 
 
