@@ -27,8 +27,8 @@ workers = 2
 # kernel that sends, so what else is asked meanwhile is answered as fast as ever. A client that takes nothing for
 # PATCHIFY_STALL_TIMEOUT gives its thread back. Where nginx sends the files, by PATCHIFY_X_ACCEL_REDIRECT, no download
 # holds a thread, and most of these are never started.
-# A client that begins a request and never ends it holds its thread, too, and gunicorn waits for it: on the open internet
-# let nginx stand in front, which drops it after 60 s (client_header_timeout, client_body_timeout).
+# A client that begins a request and never ends it holds its thread, too, and gunicorn waits for it: on the open
+# internet let nginx stand in front, which drops it after 60 s (client_header_timeout, client_body_timeout).
 threads = 600
 
 # Connections of a worker: one for each thread, and 100 that are idle or wait for a thread. Only few may wait, for one

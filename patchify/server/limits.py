@@ -184,11 +184,11 @@ def _storage(url: str, clock: Callable[[], float]) -> Storage:
     options = {"socket_timeout": _PATIENCE, "socket_connect_timeout": _PATIENCE} if "redis" in scheme else {}
     try:
         return cast("Storage", storage_from_string(url, wrap_exceptions=True, **options))
-    except ConfigurationError as error:
+    except ConfigurationError:  # its text has the address, and that may hold a password
         problem = f"no store of the kind {scheme!r:.40} can be used here: see `limits` for what there is and needs"
         raise ConfigError(f"{PREFIX}LIMITS_STORAGE", problem) from None
     except Exception as error:
-        raise ConfigError(f"{PREFIX}LIMITS_STORAGE", f"the store cannot be used: {type(error).__name__}") from None  # its text may hold a password
+        raise ConfigError(f"{PREFIX}LIMITS_STORAGE", f"the store cannot be used: {type(error).__name__}") from None
 
 
 def _length(response: Response) -> int:
