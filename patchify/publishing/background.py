@@ -103,8 +103,17 @@ def _start(told: dict[str, Any], folder: Path) -> None:
                 env=environment(),
                 start_new_session=True,
             )
+        if os.name != "posix":  # it does not leave by itself, so nobody waits for it
+            assert process.stdin is not None
+            with process.stdin:
+                process.stdin.write(json.dumps(told).encode())
+            return
         with process:
-            process.communicate(json.dumps(told).encode(), _START_WITHIN if os.name == "posix" else None)
+            try:
+                process.communicate(json.dumps(told).encode(), _START_WITHIN)
+            except subprocess.TimeoutExpired:
+                process.kill()  # or leaving the block waits for it without end
+                raise
     except (OSError, subprocess.SubprocessError) as error:
         _log.warning("the forms of releases are not made in the background: %s", error)
 

@@ -152,7 +152,7 @@ def least_saving(release: Release) -> int:
 
 
 def useless_patches(release: Release, releases: Iterable[Release]) -> list[Patch]:
-    """Return the patches of a release that are from what is neither live nor paused in any channel, or not known any more."""
+    """Return the patches of a release that are from what is not known, or neither live nor paused in any channel."""
     used = {
         basis[0]
         for each in releases

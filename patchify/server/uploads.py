@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+import click
 from flask import Flask, Response, current_app, request
 from flask.blueprints import BlueprintSetupState
 from werkzeug.exceptions import ClientDisconnected
@@ -103,7 +104,8 @@ def _set_up(state: BlueprintSetupState) -> None:
     from patchify.publishing.local import LocalPublisher  # noqa: PLC0415 - as well
 
     catalogue = cast("EditableCatalogue", core.catalogue)
-    publisher = LocalPublisher(catalogue, core.storage, changed=starter(core.config, resume=True))
+    changed = starter(core.config, resume=click.get_current_context(silent=True) is None)  # a command only looks
+    publisher = LocalPublisher(catalogue, core.storage, changed=changed)
     api = _Api(core, catalogue, publisher, Admission(core.config.token))
     for method, rule, view in (
         ("GET", "/uploads/<sha256>", api.offset),

@@ -13,16 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import hdiffpatch
 import pytest
 import requests
 from backports import zstd
+from flask import Flask
 
 from patchify.files import hash_path
 from patchify.forms import Forms
 from patchify.publishing import Publication, background
 from patchify.publishing.background import LOG, MOST_LOG, TAKEN, starter
 from patchify.publishing.remote import RemotePublisher
+from patchify.server import patchify_bp
 from patchify.server.sql_catalogue import SqlCatalogue
 from patchify.server.storage import FORMS
 from patchify.versions import parse_version
@@ -233,6 +236,21 @@ def test_nothing_is_started_where_that_is_not_wanted_or_cannot_be(config, settin
     starter(config(**settings))()
 
 
+@pytest.mark.parametrize(("command", "starts"), [(None, 1), ("list", 0)], ids=["serving", "under a command"])
+def test_what_was_ended_is_gone_on_with_by_a_server_and_not_by_a_command(place, monkeypatch, command, starts):
+    (place.releases / FORMS).mkdir()
+    (place.releases / FORMS / TAKEN).touch()
+    started = []
+    monkeypatch.setattr(background, "_start", lambda told, folder: started.append(folder))
+    app = Flask("host")
+    settings = {"APPNAME": "app", "KEY": KEY, "RELEASES": place.releases, "PUBLISH_TOKEN": TOKEN}
+    settings |= {"CATALOGUE": f"sqlite:///{place.folder / 'catalogue.db'}"}
+    app.config.update({f"PATCHIFY_{name}": value for name, value in settings.items()})
+    with click.Context(click.Command(command)) if command else contextlib.nullcontext():
+        app.register_blueprint(patchify_bp)
+    assert len(started) == starts
+
+
 def test_the_url_of_the_catalogue_is_told_to_nobody_else(config, monkeypatch):
     started = []
 
@@ -248,6 +266,22 @@ def test_the_url_of_the_catalogue_is_told_to_nobody_else(config, monkeypatch):
     told = json.loads((config().folder / FORMS / LOG).read_text())
     assert told["catalogue"] == config().catalogue
     assert told["limits"] == {"patches": 3, "patch_memory": 256, "patch_time": 600}
+
+
+def test_a_process_that_does_not_come_to_start_is_ended_and_logged(config, monkeypatch, caplog):
+    started = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, command, **options):
+            super().__init__([sys.executable, "-c", "import time; time.sleep(3600)"], **options)
+            started.append(self)
+
+    monkeypatch.setattr(background.subprocess, "Popen", Popen)
+    monkeypatch.setattr(background, "_START_WITHIN", 0.1)
+    with caplog.at_level(logging.WARNING):
+        starter(config())()
+    assert "the forms of releases are not made in the background" in caplog.text
+    assert started[0].returncode == -signal.SIGKILL
 
 
 def test_a_process_that_cannot_be_started_is_logged_and_no_matter_of_the_publication(config, monkeypatch, caplog):
