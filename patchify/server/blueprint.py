@@ -50,7 +50,7 @@ _EXTENSION = "patchify"
 HANDED_OVER = "patchify.handed_over"  # in the environ: bytes of the file that the server in front is to send
 _STARTED = "patchify.started"  # in the environ: when the request arrived here, for its line in the log
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_BRIEFLY = "max-age=1, stale-while-revalidate=1"  # seconds: a pause or a withdrawal counts for everybody at once
+_BRIEFLY = "max-age=1, stale-while-revalidate=1"  # seconds: a pause or a withdrawal counts for everybody in a moment
 _FOR_EVER = "public, max-age=31536000, immutable"  # what is named by its hash
 _FAILURES = {  # the path goes to the log, never into an answer
     ReleaseMissingError: "Release file missing",
@@ -125,9 +125,7 @@ def _route(rule: str, *, as_original: bool = False) -> Callable[[View], View]:
             except InvalidVersionError as error:
                 response = _text(400, f"Invalid URL: Cannot parse `version` with value `{error.text}`: {error.reason}")
             except (ReleaseError, OSError) as error:
-                _log.error("%s cannot be served: %s", request.path, error)
-                version = getattr(error, "version", arguments.get("version"))
-                signals.emit(signals.release_failed, core_of(current_app), error=error, version=version)
+                _tell_of_failure(error, arguments.get("version"))
                 response = _text(500, _FAILURES.get(type(error), "Cannot read release file"))
             if response.status_code >= 400 and not as_original:
                 response.headers["Cache-Control"] = "no-store"  # what is not there now may be there in a moment
@@ -187,11 +185,20 @@ def releases(version: str) -> Response:
 
 @_route("/files/<sha256>")
 def files(sha256: str) -> Response:
-    """Answer with the file that has a hash, or a range of it: a release, or one of its forms."""
+    """Answer with the file that has a hash, or a range of it: a release, or one of its forms.
+
+    A form that is not as it was made is one that is not there: clients go another way then, and not by a release.
+    """
     core = core_of(current_app)
-    published, file = core.open_file(sha256)
-    path, version = core.storage.file_path(published), str(published.release.version)
-    response = _send(core, file, path, published.sha256, version)
+    try:
+        published, file = core.open_file(sha256)
+        path, version = core.storage.file_path(published), str(published.release.version)
+        response = _send(core, file, path, published.sha256, version)
+    except (ReleaseError, OSError) as error:
+        if core.catalogue.snapshot().file(sha256).whole:
+            raise
+        _tell_of_failure(error, None)
+        return _text(404, "Form of a release not available")
     if response.status_code < 400:
         response.headers["Cache-Control"] = _FOR_EVER
     return response
@@ -226,6 +233,13 @@ def _send(core: Core, file: FileIO, at: Path, sha256: str, version: str) -> Resp
     if not response.direct_passthrough and response.status_code < 300 and method == "GET":
         finish(response.content_length or 0)
     return response
+
+
+def _tell_of_failure(error: ReleaseError | OSError, version: str | None) -> None:
+    """Tell the operator and the host of a file that cannot be served, of a version unless the error knows better."""
+    _log.error("%s cannot be served: %s", request.path, error)
+    version = getattr(error, "version", version)
+    signals.emit(signals.release_failed, core_of(current_app), error=error, version=version)
 
 
 def _answer_for_nothing(prefix: str) -> Response | None:

@@ -328,6 +328,42 @@ def test_a_release_that_is_not_what_it_was_is_500_and_its_path_only_in_the_log(c
     assert client.get("/api/releases/1.0.0").status_code == 200
 
 
+@pytest.mark.parametrize(
+    "change",
+    [lambda path: path.unlink(), make_folder, lambda path: path.write_bytes(b"other")],
+    ids=["deleted", "a folder", "changed"],
+)
+def test_a_form_that_is_not_what_it_was_is_404_and_its_path_only_in_the_log(serve, publish, heard, caplog, change):
+    app, sha256 = with_a_patch(serve, publish)
+    path = core_of(app).storage.form_path(sha256)
+    change(path)
+    answer = app.test_client().get(f"/api/files/{sha256}")
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (404, "no-store")
+    assert "Content-Length" in answer.headers
+    assert str(path) not in answer.text
+    assert str(path) in caplog.text
+    ((name, _, facts),) = heard
+    assert (name, facts["version"], facts["error"].path) == ("release_failed", "1.0.0", path)
+    whole = core_of(app).release_file("1.0.0")
+    whole.write_bytes(b"other")
+    assert app.test_client().get(f"/api/files/{hashlib.sha256(b'one').hexdigest()}").status_code == 500
+
+
+def with_a_patch(serve, publish, **more):
+    """Return an application whose release has a patch, and the patch's hash."""
+    settings = publish({"1.0.0": b"one"}) | {"versions": None} | more
+    sha256 = hashlib.sha256(b"patch").hexdigest()
+    moment = datetime(2026, 11, 23, 18, tzinfo=UTC)
+    live = Placement("stable", ReleaseState.LIVE, since=moment, changed=moment)
+    forms = Forms(patches=(Patch("ab" * 32, sha256, 5),))
+    release = Release(parse_version("1.0.0"), hashlib.sha256(b"one").hexdigest(), 3, placements=(live,), forms=forms)
+    app = serve({}, **settings | {"catalogue": FixedCatalogue([release])})
+    storage = core_of(app).storage
+    (storage.make_incoming() / "patch").write_bytes(b"patch")
+    storage.place_form(storage.incoming / "patch", sha256)
+    return app, sha256
+
+
 def test_a_disk_that_fails_is_500(client, caplog, monkeypatch):
     def fail(*_):
         raise OSError(5, "Input/output error")
@@ -503,16 +539,7 @@ def test_a_name_is_quoted_as_a_front_decodes_it(serve, publish, way):
 
 
 def test_a_form_is_told_of_where_it_is(serve, publish):
-    settings = publish({"1.0.0": b"one"}) | {"versions": None, "x_accel_redirect": "/_patchify/"}
-    sha256 = hashlib.sha256(b"patch").hexdigest()
-    moment = datetime(2026, 11, 23, 18, tzinfo=UTC)
-    live = Placement("stable", ReleaseState.LIVE, since=moment, changed=moment)
-    forms = Forms(patches=(Patch("ab" * 32, sha256, 5),))
-    release = Release(parse_version("1.0.0"), hashlib.sha256(b"one").hexdigest(), 3, placements=(live,), forms=forms)
-    app = serve({}, **settings | {"catalogue": FixedCatalogue([release])})
-    storage = core_of(app).storage
-    (storage.make_incoming() / "patch").write_bytes(b"patch")
-    storage.place_form(storage.incoming / "patch", sha256)
+    app, sha256 = with_a_patch(serve, publish, x_accel_redirect="/_patchify/")
     assert in_front(app, f"files/{sha256}").headers["X-Accel-Redirect"] == f"/_patchify/.forms/{sha256}"
 
 
