@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -40,6 +41,7 @@ _log = logging.getLogger(__name__)
 MOST_CLIENTS = 16384  # whose windows a worker keeps; those that asked last
 _FILES = frozenset({"releases", "files"})
 _COUNTED = _FILES | {"latest", "hashes", "updates"}
+_ONE_PART = re.compile(r"bytes=(?:[0-9]+-[0-9]*|-[0-9]+)")
 _PATIENCE = 1.0  # seconds that an answer waits for a store
 
 
@@ -67,6 +69,7 @@ class Limits:
         self._requests = _item(config.requests_rate)
         self._bandwidth = _item(config.bandwidth_rate)
         self._windows = FixedWindowRateLimiter(_storage(config.limits_storage, clock))
+        self._failed = False
 
     def refuse(self) -> Response | None:
         """Return the answer to a request of a client that has had what it may; None lets it pass, and counts it."""
@@ -76,8 +79,11 @@ class Limits:
         try:
             wait = self._wait(view)
         except StorageError as error:
-            _log.warning("nobody is limited, as the store of limits cannot be reached: %s", error)
+            if not self._failed:
+                _log.warning("nobody is limited as long as the store of limits cannot be reached: %s", error)
+            self._failed = True
             return None
+        self._failed = False
         if not wait:
             return None
         response = current_app.response_class("Too many requests", 429, content_type="text/plain; charset=utf-8")
@@ -92,7 +98,7 @@ class Limits:
             try:
                 self._windows.hit(self._bandwidth, *self._client("bytes"), cost=_length(response))
             except StorageError as error:
-                _log.warning("bytes are not counted, as the store of limits cannot be reached: %s", error)
+                _log.debug("bytes are not counted: %s", error)
         return response
 
     def _wait(self, view: str) -> float:
@@ -196,6 +202,10 @@ def _length(response: Response) -> int:
     size: int | None = request.environ.get(HANDED_OVER)
     if size is None:
         return response.content_length or 0
+    environ = request.environ
+    whole = environ.get("HTTP_IF_RANGE", etag := response.headers.get("ETag")) != etag
+    if whole or not _ONE_PART.fullmatch(environ.get("HTTP_RANGE", "")):
+        return size  # also where a front may read a range otherwise: it is not to send more than is counted
     part = request.range.range_for_length(size) if request.range else None
     return part[1] - part[0] if part else size
 

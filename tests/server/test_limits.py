@@ -168,6 +168,28 @@ def test_what_a_server_in_front_sends_counts_as_far_as_it_was_asked_for(limited,
         assert client.get("/api/releases/1.0.0", headers=headers).status_code == status
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Range": "bytes=0-0", "If-Range": '"other"'},
+        {"Range": "bytes=0-0", "If-Range": "Tue, 24 Nov 2099 00:00:00 GMT"},
+        {"Range": "bytes =0-0"},
+        {"Range": "bytes=0-0,5-5"},
+        {"Range": "bytes=5-3"},
+    ],
+    ids=["other", "date", "space", "two", "reversed"],
+)
+def test_a_range_for_which_a_front_may_send_all_counts_as_all(limited, headers):
+    client = limited(bandwidth_limit="100 KiB/hour", x_accel_redirect="/_patchify/")
+    assert [client.get("/api/releases/1.0.0", headers=headers).status_code for _ in range(2)] == [200, 429]
+
+
+def test_a_range_of_the_very_file_counts_as_what_it_is(limited):
+    client = limited(bandwidth_limit="1 KiB/hour", x_accel_redirect="/_patchify/")
+    headers = {"Range": "bytes=0-99", "If-Range": f'"{hashlib.sha256(FILE).hexdigest()}"'}
+    assert [client.get("/api/releases/1.0.0", headers=headers).status_code for _ in range(2)] == [200, 200]
+
+
 def test_both_limits_hold_at_once(limited):
     client = limited(rate_limit="3/hour", bandwidth_limit="1 GiB/hour")
     assert statuses(client, *["releases/1.0.0"] * 4) == [200, 200, 200, 429]
