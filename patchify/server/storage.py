@@ -143,6 +143,7 @@ class FolderStorage:
         path = self.form_path(sha256)
         try:
             path.parent.mkdir(exist_ok=True)
+            path.parent.chmod(0o755)  # whatever the umask: a server in front that sends the files is another user
             sync_folder(self._folder)
         except OSError as error:
             raise StorageUnavailableError(path.parent, error) from error

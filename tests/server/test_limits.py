@@ -279,6 +279,8 @@ def test_a_store_that_cannot_be_reached_limits_nobody_and_says_so(limited, caplo
         url = f"redis://:secret@127.0.0.1:{closed.getsockname()[1]}"
         client = limited(rate_limit="1/hour", bandwidth_limit="1 KiB/hour", limits_storage=url)
         assert statuses(client, "latest", "latest", "releases/1.0.0") == [200] * 3
+    warnings = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert [each.name for each in warnings] == ["patchify.server.limits"]  # once
     assert "the store of limits cannot be reached" in caplog.text
     assert "secret" not in caplog.text
 

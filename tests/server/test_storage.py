@@ -307,11 +307,16 @@ def stage(storage, content=b"form"):
 def test_a_form_is_moved_to_a_folder_that_is_made_for_it_and_all_may_read_it(storage):
     assert storage.forms() == {}
     staged, sha256 = stage(storage)
-    storage.place_form(staged, sha256)
+    before = os.umask(0o077)
+    try:
+        storage.place_form(staged, sha256)
+    finally:
+        os.umask(before)
     assert not staged.exists()
     assert storage.forms() == {sha256: storage.form_path(sha256)}
     assert storage.form_path(sha256).read_bytes() == b"form"
     assert storage.form_path(sha256).stat().st_mode & 0o777 == 0o644
+    assert storage.form_path(sha256).parent.stat().st_mode & 0o777 == 0o755
     storage.place_form(*stage(storage))  # once more: nothing is in its way
 
 
