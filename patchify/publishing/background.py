@@ -30,6 +30,7 @@ LOG = "making.log"  # among the forms
 WORD = "making.wanted"  # there, too: left by whoever wants some, for the one who makes them
 TAKEN = "making.taken"  # that word, while it is followed
 MOST_LOG = 256 * 1024  # bytes; then it begins anew
+NEXT = "making.next"  # there, too: held by the one process that waits for the one that makes some
 _NICENESS = 10
 _FIRST_TO_GO = 500  # out of memory, it is ended sooner than a server
 _START_WITHIN = 30.0  # seconds
@@ -135,11 +136,13 @@ def main() -> None:
 
 
 def _make(told: dict[str, Any]) -> None:
-    from patchify.errors import PatchifyError  # noqa: PLC0415 - who started it waits until here
-    from patchify.publishing.maker import Maker  # noqa: PLC0415
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - who started it waits until here
+
+    from patchify.errors import PatchifyError  # noqa: PLC0415
+    from patchify.publishing.maker import LOCK, Maker  # noqa: PLC0415
     from patchify.releases import now, spell_time  # noqa: PLC0415
     from patchify.server.sql_catalogue import SqlCatalogue  # noqa: PLC0415
-    from patchify.server.storage import FolderStorage  # noqa: PLC0415
+    from patchify.server.storage import FORMS, FolderStorage  # noqa: PLC0415
 
     def tell(line: str) -> None:
         click.echo(f"{spell_time(now())} {line}")
@@ -149,7 +152,13 @@ def _make(told: dict[str, Any]) -> None:
             if os.fstat(1).st_size > MOST_LOG:
                 os.ftruncate(1, 0)
         storage = FolderStorage(Path(told["folder"]), told["appname"])
-        Maker(SqlCatalogue(told["catalogue"]), storage, Limits(**told["limits"]), tell).make_wanted()
+        maker = Maker(SqlCatalogue(told["catalogue"]), storage, Limits(**told["limits"]), tell)
+        maker.make_wanted()
+        with contextlib.suppress(Timeout), FileLock(storage.folder / FORMS / NEXT, timeout=0, mode=0o600):
+            while is_unfinished(storage.folder):  # another one is at it, and may end before it comes to what is wanted
+                with FileLock(storage.folder / FORMS / LOCK, mode=0o600):
+                    pass
+                maker.make_wanted()
     except PatchifyError as error:
         tell(f"Error: {error}")
 

@@ -105,8 +105,7 @@ def _set_up(state: BlueprintSetupState) -> None:
 
     catalogue = cast("EditableCatalogue", core.catalogue)
     changed = starter(core.config, resume=click.get_current_context(silent=True) is None)  # a command only looks
-    publisher = LocalPublisher(catalogue, core.storage, changed=changed)
-    api = _Api(core, catalogue, publisher, Admission(core.config.token))
+    api = _Api(core, catalogue, LocalPublisher(catalogue, core.storage, changed=changed), Admission(core.config.token))
     for method, rule, view in (
         ("GET", "/uploads/<sha256>", api.offset),
         ("POST", "/uploads/<sha256>", api.upload),

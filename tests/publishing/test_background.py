@@ -18,12 +18,14 @@ import hdiffpatch
 import pytest
 import requests
 from backports import zstd
+from filelock import FileLock
 from flask import Flask
 
 from patchify.files import hash_path
 from patchify.forms import Forms
 from patchify.publishing import Publication, background
-from patchify.publishing.background import LOG, MOST_LOG, TAKEN, starter
+from patchify.publishing.background import LOG, MOST_LOG, NEXT, TAKEN, starter
+from patchify.publishing.maker import LOCK
 from patchify.publishing.remote import RemotePublisher
 from patchify.server import patchify_bp
 from patchify.server.sql_catalogue import SqlCatalogue
@@ -115,6 +117,18 @@ def test_two_who_publish_at_once_both_get_forms(place):
     wait_until(lambda: not makers(place.releases), "the end of the processes")
 
 
+def test_what_another_process_does_not_come_to_is_made_by_the_one_that_waits_for_it(place):
+    forms = place.releases / FORMS
+    forms.mkdir()
+    with FileLock(forms / LOCK):
+        wait_for(publish(place.folder, "1.0.1"))
+        wait_until((forms / NEXT).exists, "the process that waits")
+        wait_for(publish(place.folder, "1.0.2"))
+        wait_until(lambda: len(makers(place.releases)) == 1, "the end of the process that nobody needs")
+    wait_until(lambda: place.forms("1.0.2").patches, "a patch")
+    wait_until(lambda: not makers(place.releases), "the end of the process")
+
+
 def test_the_log_begins_anew_when_it_is_long(place):
     (place.releases / FORMS).mkdir()
     (place.releases / FORMS / LOG).write_bytes(b"x" * (MOST_LOG + 1))
@@ -187,7 +201,7 @@ def test_a_server_ends_while_forms_are_made_and_its_port_is_free(place, server):
         gunicorn.publish("1.0.1")
         gunicorn.publish("1.0.2")
         wait_until(lambda: place.forms("1.0.2").compressed, "what comes before the patch")
-        (maker,) = wait_until(lambda: len(found := makers(place.releases)) == 1 and found, "one process that is left")
+        (maker,) = wait_until(lambda: [each for each in makers(place.releases) if _children(each)], "a patch under way")
         parents = {int(pid) for pid in _children(gunicorn.pid)} | {gunicorn.pid}
         assert _parent(maker) not in parents
         assert os.getpriority(os.PRIO_PROCESS, maker) >= 10
@@ -199,12 +213,15 @@ def test_a_server_ends_while_forms_are_made_and_its_port_is_free(place, server):
             probe.bind(("127.0.0.1", gunicorn.port))
             probe.listen()
     patching = wait_until(lambda: _children(maker), "the process of the patch")
-    os.kill(maker, signal.SIGKILL)
+    for each in (*(each for each in makers(place.releases) if each != maker), maker):  # first the one that waits
+        os.kill(each, signal.SIGKILL)
     wait_until(lambda: not any(os.path.exists(f"/proc/{each}") for each in patching), "the end of both")
 
 
 def _children(pid):
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return []
 
 
 def _parent(pid):
