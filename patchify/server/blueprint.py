@@ -200,7 +200,9 @@ def files(sha256: str) -> Response:
         _tell_of_failure(error, None)
         return _text(404, "Form of a release not available")
     if response.status_code < 400:
-        response.headers["Cache-Control"] = _FOR_EVER
+        # nginx keeps a Cache-Control for its own error, too, if it cannot send the file; so it has another name.
+        name = "X-Cache-Control" if "X-Accel-Redirect" in response.headers else "Cache-Control"
+        response.headers[name] = _FOR_EVER
     return response
 
 

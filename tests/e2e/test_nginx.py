@@ -271,6 +271,21 @@ def test_nginx_sends_a_file_or_a_part_of_it(front, asked, path, asked_for, statu
         assert "immutable" in answer.headers["Cache-Control"]
 
 
+def test_that_nginx_cannot_send_a_file_is_not_kept(front, tmp_path):
+    (tmp_path / "nothing").mkdir()
+    with Nginx(tmp_path, front.server.port, tmp_path / "nothing") as nginx:
+        url = f"{nginx.url}/api/files/{SHA256}"
+        answer = requests.get(url, verify=str(nginx.certificate), timeout=PATIENCE)
+    assert answer.status_code == 404
+    assert "Cache-Control" not in answer.headers
+
+
+def test_a_query_makes_no_other_document(front, asked):
+    answers = {front.get(f"updates/stable/windows-aarch64?{number}").content for number in range(50)}
+    assert len(answers) == 1
+    assert asked("GET /api/updates/stable/windows-aarch64 200") < 15  # once a second and no more
+
+
 def test_a_part_that_lies_outside_is_refused(front):
     answer = front.get("releases/1.0.0", Range=f"bytes={len(DATA)}-")
     assert (answer.status_code, answer.headers["Content-Range"]) == (416, f"bytes */{len(DATA)}")
