@@ -212,7 +212,8 @@ def test_a_download_that_was_killed_is_resumed_by_the_next_start(install, server
     program = start("script")
     program.wait_for(UPDATED)
     assert program.app.read_bytes() == release
-    resumed = [line for line in server.log().splitlines() if "/releases/2.0.0" in line and " 206 " in line]
+    path = f"/files/{server.versions['2.0.0']}"
+    resumed = [line for line in server.log().splitlines() if path in line and " 206 " in line]
     assert len(resumed) == 1
     assert f" {len(release) - there} " in resumed[0]
 

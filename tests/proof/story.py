@@ -192,7 +192,7 @@ def _install_by_patch(installer, kind: str) -> None:
         forms=forms,
     )
     nobody = types.SimpleNamespace(tell=lambda *_: None)
-    config = types.SimpleNamespace(patch_memory=256)
+    config = types.SimpleNamespace(patch_memory=256, max_release=4096)
     fetcher = Fetcher(config, installer, _Server(kind), nobody, lambda *_, **__: None)
     if not installer.is_staged(wanted.sha256):
         fetcher.fetch(wanted, offer, lambda: lambda done, total: None)
