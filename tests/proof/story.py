@@ -412,7 +412,9 @@ def leftovers(layout: str, folder: Path) -> list[str]:
         versions = {*(installer.folder / "versions").iterdir()}
         there |= versions
         known |= {str(path.relative_to(folder)) for path in versions if is_users_own(path)}  # it is never deleted
-    return sorted(known ^ {str(path.relative_to(folder)) for path in there})
+    found = {str(path.relative_to(folder)) for path in there}
+    remembered = {".app.patchify/memory.json", ".app.patchify/memory.lock"}  # there is something where a patch was
+    return sorted(known ^ (found - remembered))
 
 
 def _whole(kind: str, path: Path) -> str:
