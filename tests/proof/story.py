@@ -399,6 +399,11 @@ def leftovers(layout: str, folder: Path) -> list[str]:
     state = installer.state()
     assert state.good is not None
     assert state.previous is not None
+    if drafts := [*installer.folder.glob(".memory.json.*")]:  # a kill left them; they go when they are a minute old
+        for draft in drafts:
+            os.utime(draft, (0, 0))
+        with installer.lock():
+            installer.forget()
     known = {"app", ".app.patchify", ".app.patchify/lock", ".app.patchify/state.json"}
     if "link" in layout:
         known |= {"program"}
