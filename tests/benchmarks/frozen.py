@@ -128,6 +128,7 @@ class Builds:
         command = [sys.executable, "-m", "PyInstaller", "--log-level=ERROR", f"--workpath={work / 'build'}"]
         command += [f"--distpath={self.folder / name}", str(work / "program.spec")]
         env = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+        env["PYINSTALLER_CONFIG_DIR"] = str(work / "cache")  # of its own: two builds at once disturb each other there
         ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
         if ran.returncode:
             raise NotBuiltError(f"PyInstaller failed: {ran.stderr.strip()[-300:]}")
