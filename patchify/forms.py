@@ -10,11 +10,11 @@ gives (`patchify.trees`), however it was packed when it was published.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
-from patchify.keys import decode_hex
+from patchify.members import MalformedDocumentError, list_of, object_of, sha256_of, text_of, whole_of
 
 ZSTD = "zstd"
 HDIFFPATCH = "hdiffpatch"
@@ -68,9 +68,9 @@ class Segments:
 
     @classmethod
     def from_json(cls, members: object) -> Self:
-        """Read what `to_json` returns. Raises `ValueError`."""
-        found = _members(members, "segments")
-        return cls(_sha256(found, "sha256"), _whole(found, "length", _LEAST_SEGMENT, _MOST_SEGMENT))
+        """Read what `to_json` returns. Raises `MalformedDocumentError`."""
+        found = object_of(members, "segments")
+        return cls(sha256_of(found, "sha256"), whole_of(found, "length", _LEAST_SEGMENT, _MOST_SEGMENT))
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,14 @@ class Compressed:
 
     @classmethod
     def from_json(cls, members: object) -> Self | None:
-        """Read what `to_json` returns; None if it is compressed in a way that is not known. Raises `ValueError`."""
-        found = _members(members, "compressed file")
+        """Read what `to_json` returns; None if it is compressed in another way. Raises `MalformedDocumentError`."""
+        found = object_of(members, "compressed file")
         if _format(found) != ZSTD:
             return None
         segments = found.get("segments")
         return cls(
-            _sha256(found, "sha256"),
-            _whole(found, "size", 1, _MOST_SIZE),
+            sha256_of(found, "sha256"),
+            whole_of(found, "size", 1, _MOST_SIZE),
             None if segments is None else Segments.from_json(segments),
         )
 
@@ -120,9 +120,9 @@ class Tree:
 
     @classmethod
     def from_json(cls, members: object) -> Self:
-        """Read what `to_json` returns. Raises `ValueError`."""
-        found = _members(members, "tree")
-        return cls(_sha256(found, "sha256"), _whole(found, "size", 1, _MOST_SIZE))
+        """Read what `to_json` returns. Raises `MalformedDocumentError`."""
+        found = object_of(members, "tree")
+        return cls(sha256_of(found, "sha256"), whole_of(found, "size", 1, _MOST_SIZE))
 
 
 @dataclass(frozen=True)
@@ -158,16 +158,16 @@ class Patch:
 
     @classmethod
     def from_json(cls, members: object) -> Self:
-        """Read what `to_json` returns. Raises `ValueError`."""
-        found = _members(members, "patch")
-        result = None if found.get("to") is None else _sha256(found, "to")
+        """Read what `to_json` returns. Raises `MalformedDocumentError`."""
+        found = object_of(members, "patch")
+        result = None if found.get("to") is None else sha256_of(found, "to")
         return cls(
-            base=_sha256(found, "from"),
-            sha256=_sha256(found, "sha256"),
-            size=_whole(found, "size", 1, _MOST_SIZE),
+            base=sha256_of(found, "from"),
+            sha256=sha256_of(found, "sha256"),
+            size=whole_of(found, "size", 1, _MOST_SIZE),
             format=_format(found),
             result=result,
-            result_size=None if result is None else _whole(found, "to_size", 1, _MOST_SIZE),
+            result_size=None if result is None else whole_of(found, "to_size", 1, _MOST_SIZE),
         )
 
 
@@ -224,12 +224,10 @@ class Forms:
         return members
 
     @classmethod
-    def from_json(cls, members: Mapping[str, Any]) -> Self:
-        """Read what `to_json` returns; other members may be there. Raises `ValueError`."""
+    def from_json(cls, members: dict[str, Any]) -> Self:
+        """Read what `to_json` returns; other members may be there. Raises `MalformedDocumentError`."""
         segments, compressed, tree = (members.get(name) for name in ("segments", "compressed", "tree"))
-        patches = members.get("patches", [])
-        if not isinstance(patches, list):
-            raise ValueError(f"patches is {patches!r:.80}, not a list")  # noqa: TRY004 - what is read is wrong, not who calls
+        patches = list_of(members, "patches") if "patches" in members else []
         return cls(
             segments=None if segments is None else Segments.from_json(segments),
             compressed=None if compressed is None else Compressed.from_json(compressed),
@@ -238,28 +236,8 @@ class Forms:
         )
 
 
-def _members(value: object, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"a {what} is {value!r:.80}, not a JSON object")  # noqa: TRY004 - as above
-    return value
-
-
-def _sha256(members: dict[str, Any], key: str) -> str:
-    digest = members.get(key)
-    if not isinstance(digest, str) or decode_hex(digest, 64) is None:
-        raise ValueError(f"{key} is {digest!r:.80}, not 64 hex digits")
-    return digest.lower()
-
-
-def _whole(members: dict[str, Any], key: str, least: int, most: int) -> int:
-    value = members.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{key} is {value!r:.80}, not a whole number from {least} to {most}")
-    return value
-
-
 def _format(members: dict[str, Any]) -> str:
-    value = members.get("format")
-    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_FORMAT:
-        raise ValueError(f"format is {value!r:.80}, not a name")
+    value = text_of(members, "format")
+    if not 0 < len(value) <= _LONGEST_FORMAT:
+        raise MalformedDocumentError(f"format is {value!r:.80}, not a name")
     return value

@@ -20,7 +20,16 @@ from semver import Version
 
 from patchify.errors import InvalidVersionError
 from patchify.forms import Forms, path_of
-from patchify.keys import decode_hex
+from patchify.members import (
+    MalformedDocumentError,
+    list_of,
+    load_object,
+    object_of,
+    sha256_of,
+    text_of,
+    truth_of,
+    whole_of,
+)
 from patchify.platforms import parse_platform
 from patchify.releases import MOST_SIZE, parse_channel, parse_time, spell_time
 from patchify.versions import parse_version
@@ -33,10 +42,6 @@ BINARY = "application/octet-stream"
 UPDATE_KIND = "patchify/update/1"
 
 _PATH = re.compile(r"[A-Za-z0-9_.~%+-]+(?:/[A-Za-z0-9_.~%+-]+)*(?:\?[A-Za-z0-9_.~%+=&-]*)?")
-
-
-class MalformedDocumentError(ValueError):
-    """Verified bytes are not the document; the transport adds the URL."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class VersionHash:
     def parse(cls, body: bytes) -> Self:
         """Read verified bytes. Raises `MalformedDocumentError`."""
         members = _object(body, ("version", "hash"))
-        return cls(_version(members["version"]), _sha256(members, "hash"))
+        return cls(_version(members["version"]), sha256_of(members, "hash"))
 
 
 @dataclass(frozen=True)
@@ -130,25 +135,25 @@ class OfferedRelease:
     @classmethod
     def parse(cls, members: object) -> Self:
         """Read verified members. Raises `MalformedDocumentError`."""
-        found = _members(members, "release")
-        sha256 = _sha256(found, "sha256")
-        path = _text(found, "path") if "path" in found else path_of(sha256)
+        found = object_of(members, "release")
+        sha256 = sha256_of(found, "sha256")
+        path = text_of(found, "path") if "path" in found else path_of(sha256)
         steps = unquote(path.partition("?")[0]).split("/")
         if not _PATH.fullmatch(path) or any(set(step) <= {"."} or "\\" in step for step in steps):
             raise MalformedDocumentError(f"path is {path!r:.80}, not one below the address of the API")
         floor, rollout = found.get("floor"), found.get("rollout")
         return cls(
             version=_version(found.get("version")),
-            size=_whole(found, "size", 1, MOST_SIZE),
+            size=whole_of(found, "size", 1, MOST_SIZE),
             sha256=sha256,
-            format=_text(found, "format"),
+            format=text_of(found, "format"),
             path=path,
             published=_time(found, "published"),
-            notes=_text(found, "notes") if "notes" in found else "",
-            critical=_truth(found, "critical") if "critical" in found else False,
+            notes=text_of(found, "notes") if "notes" in found else "",
+            critical=truth_of(found, "critical") if "critical" in found else False,
             floor=None if floor is None else _version(floor),
-            rollout=None if rollout is None else _rollout(_members(rollout, "rollout")),
-            forms=_forms(found),
+            rollout=None if rollout is None else _rollout(object_of(rollout, "rollout")),
+            forms=Forms.from_json(found),
         )
 
 
@@ -208,16 +213,16 @@ class UpdateDocument:
         if issued >= expires:
             raise MalformedDocumentError("it expires before it is issued")
         return cls(
-            appname=_text(members, "appname"),
+            appname=text_of(members, "appname"),
             channel=_named(members, "channel", parse_channel),
             platform=_named(members, "platform", parse_platform),
-            serial=_whole(members, "serial", 1, MOST_SIZE),
+            serial=whole_of(members, "serial", 1, MOST_SIZE),
             issued=issued,
             expires=expires,
-            releases=tuple(OfferedRelease.parse(each) for each in _list(members, "releases")),
+            releases=tuple(OfferedRelease.parse(each) for each in list_of(members, "releases")),
             withdrawn=tuple(
-                WithdrawnRelease(_version(each.get("version")), _sha256(each, "sha256"))
-                for each in (_members(one, "withdrawn release") for one in _list(members, "withdrawn"))
+                WithdrawnRelease(_version(each.get("version")), sha256_of(each, "sha256"))
+                for each in (object_of(one, "withdrawn release") for one in list_of(members, "withdrawn"))
             ),
         )
 
@@ -251,26 +256,6 @@ def _object(body: bytes, keys: tuple[str, ...]) -> dict[str, Any]:
     return members
 
 
-def load_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object that ``body`` is."""
-    try:
-        members = json.loads(body.decode(), object_pairs_hook=_without_duplicates)
-    except MalformedDocumentError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise MalformedDocumentError(f"not JSON: {error}") from error
-    if not isinstance(members, dict):
-        raise MalformedDocumentError(f"a JSON object is expected, not {body[:80]!r}")
-    return members
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise MalformedDocumentError("a key stands twice")
-    return members
-
-
 def _version(value: object) -> Version:
     if not isinstance(value, str):
         raise MalformedDocumentError(f"version is {value!r:.80}, not a text")
@@ -280,67 +265,19 @@ def _version(value: object) -> Version:
         raise MalformedDocumentError(str(error)) from error
 
 
-def _members(value: object, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise MalformedDocumentError(f"a {what} is {value!r:.80}, not a JSON object")
-    return value
-
-
-def _list(members: dict[str, Any], key: str) -> list[Any]:
-    value = members.get(key)
-    if not isinstance(value, list):
-        raise MalformedDocumentError(f"{key} is {value!r:.80}, not a list")
-    return value
-
-
-def _text(members: dict[str, Any], key: str) -> str:
-    value = members.get(key)
-    if not isinstance(value, str):
-        raise MalformedDocumentError(f"{key} is {value!r:.80}, not a text")
-    return value
-
-
-def _truth(members: dict[str, Any], key: str) -> bool:
-    value = members.get(key)
-    if not isinstance(value, bool):
-        raise MalformedDocumentError(f"{key} is {value!r:.80}, neither true nor false")
-    return value
-
-
-def _whole(members: dict[str, Any], key: str, least: int, most: int) -> int:
-    value = members.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise MalformedDocumentError(f"{key} is {value!r:.80}, not a whole number from {least} to {most}")
-    return value
-
-
-def _sha256(members: dict[str, Any], key: str) -> str:
-    digest = _text(members, key)
-    if decode_hex(digest, 64) is None:
-        raise MalformedDocumentError(f"{key} is {digest!r:.80}, not 64 hex digits")
-    return digest.lower()
-
-
 def _time(members: dict[str, Any], key: str) -> datetime:
     try:
-        return parse_time(_text(members, key))
+        return parse_time(text_of(members, key))
     except ValueError as error:
         raise MalformedDocumentError(f"{key}: {error}") from error
 
 
 def _named(members: dict[str, Any], key: str, parse: Callable[[str], str]) -> str:
     try:
-        return parse(_text(members, key))
+        return parse(text_of(members, key))
     except ValueError as error:
         raise MalformedDocumentError(f"{key}: {error}") from error
 
 
-def _forms(members: dict[str, Any]) -> Forms:
-    try:
-        return Forms.from_json(members)
-    except ValueError as error:
-        raise MalformedDocumentError(str(error)) from error
-
-
 def _rollout(members: dict[str, Any]) -> Rollout:
-    return Rollout(_whole(members, "percent", 0, 100), _text(members, "seed"))
+    return Rollout(whole_of(members, "percent", 0, 100), text_of(members, "seed"))

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from semver import Version
 
-from patchify.messages import MalformedDocumentError, load_object
+from patchify.members import MalformedDocumentError, load_object
 from patchify.platforms import parse_platform
 from patchify.releases import parse_channel, parse_time, spell_time
 from patchify.versions import parse_version

@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 
 from patchify.forms import Compressed, Forms, Patch, Segments, Tree
-from patchify.messages import MalformedDocumentError, OfferedRelease
+from patchify.members import MalformedDocumentError
+from patchify.messages import OfferedRelease
 from tests.client.offering import offered
 
 SEGMENTS = Segments("51" * 32, 1024 * 1024)

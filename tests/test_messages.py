@@ -5,7 +5,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from patchify.messages import LatestVersion, MalformedDocumentError, VersionHash, split_signature, with_signature
+from patchify.members import MalformedDocumentError
+from patchify.messages import LatestVersion, VersionHash, split_signature, with_signature
 from patchify.versions import parse_version
 
 HASH = "ab" * 32

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchify.messages import MalformedDocumentError
+from patchify.members import MalformedDocumentError
 from patchify.reports import MOST_BYTES, MOST_REASON, MOST_REPORTS, Batch, Event, Report
 from patchify.versions import parse_version
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchify.messages import MalformedDocumentError, OfferedRelease, Rollout, UpdateDocument, WithdrawnRelease
+from patchify.members import MalformedDocumentError
+from patchify.messages import OfferedRelease, Rollout, UpdateDocument, WithdrawnRelease
 from patchify.versions import parse_version
 from tests.client.offering import document, offered, withdrawn
 

@@ -30,7 +30,8 @@ from patchify.errors import (
     WrongPlatformError,
 )
 from patchify.keys import VerifyingKey, decode_signature
-from patchify.messages import LatestVersion, MalformedDocumentError, UpdateDocument, VersionHash
+from patchify.members import MalformedDocumentError
+from patchify.messages import LatestVersion, UpdateDocument, VersionHash
 
 Document = TypeVar("Document")
 

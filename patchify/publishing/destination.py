@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from patchify.publishing.maker import Maker
     from patchify.server.catalogue import EditableCatalogue
     from patchify.server.config import Config
+    from patchify.server.core import Core
     from patchify.server.storage import FolderStorage
 
 SETTINGS = Path("patchify.toml")
@@ -73,6 +74,16 @@ class Destination:
         catalogue, storage, config = self._parts()
         return Maker(catalogue, storage, Limits.of(config), tell)
 
+    def core(self) -> Core:
+        """Return what signs and has the releases here, also where nothing can be published. Raises as `publisher`."""
+        if self._is_app:
+            from patchify.server.commands import load_core  # noqa: PLC0415 - see above
+
+            return load_core(self.app)
+        from patchify.server import Core  # noqa: PLC0415 - see above
+
+        return Core(self._settings())
+
     def is_configured(self) -> bool:
         """Return whether anything but an application says where to publish."""
         return self.to is not None or self.config is not None or (self.app is None and SETTINGS.exists())
@@ -89,21 +100,27 @@ class Destination:
         return token
 
     def _parts(self) -> tuple[EditableCatalogue, FolderStorage, Config]:
-        if self.app is not None and self.config is None:
-            from patchify.server.commands import load_core  # noqa: PLC0415 - see above
-
-            core = load_core(self.app)
+        if self._is_app:
+            core = self.core()
             return _editable(core.catalogue), core.storage, core.config
+        from patchify.server.storage import FolderStorage  # noqa: PLC0415 - see above
+
+        config = self._settings()
+        return _editable(_opened(config.catalogue)), FolderStorage(config.folder, config.appname), config
+
+    @property
+    def _is_app(self) -> bool:
+        return self.app is not None and self.config is None
+
+    def _settings(self) -> Config:
         path = self.config or SETTINGS
         if not path.exists():
             raise click.UsageError(
                 f"there is no {path}: patchify init NAME makes one; --config, --app or --to name another place"
             )
         from patchify.server import Config  # noqa: PLC0415 - see above
-        from patchify.server.storage import FolderStorage  # noqa: PLC0415
 
-        config = Config.from_file(path)
-        return _editable(_opened(config.catalogue)), FolderStorage(config.folder, config.appname), config
+        return Config.from_file(path)
 
 
 def is_editable(catalogue: object) -> bool:

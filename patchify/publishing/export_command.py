@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from patchify.publishing.command_line import PLATFORM, Command, bar, here, json_option, print_json
-from patchify.publishing.destination import SETTINGS, Destination
+from patchify.publishing.destination import Destination
 from patchify.publishing.tables import columns, spelled_size
 from patchify.releases import now, spell_time
 
 if TYPE_CHECKING:
     from patchify.publishing.export import Outcome
     from patchify.publishing.export_plan import Plan
-    from patchify.server.core import Core
 
 _LONGEST_LIFE = 24 * 366  # hours
 _TIME = "%Y-%m-%d %H:%M UTC"
@@ -62,7 +61,7 @@ def export(
     from patchify.publishing.export import Export  # noqa: PLC0415 - needs the server's half, which may not be installed
     from patchify.publishing.export_plan import plan  # noqa: PLC0415
 
-    core = _core(destination)
+    core = destination.core()
     time = now()
     planned = plan(core, time, life=life, platforms=platforms)
     with bar("exporting", planned.size) as progress:
@@ -71,22 +70,6 @@ def export(
         print_json(_as_json(folder, planned, outcome))
     else:
         click.echo(_as_text(planned, outcome))
-
-
-def _core(destination: Destination) -> Core:
-    """Return what signs and has the releases, as the command line says. Raises `PatchifyError`, `click.UsageError`."""
-    if destination.app is not None and destination.config is None:
-        from patchify.server.commands import load_core  # noqa: PLC0415 - as above
-
-        return load_core(destination.app)
-    path = destination.config or SETTINGS
-    if not path.exists():
-        raise click.UsageError(
-            f"there is no {path}: patchify init NAME makes one; --config or --app name another place"
-        )
-    from patchify.server import Config, Core  # noqa: PLC0415 - as above
-
-    return Core(Config.from_file(path))
 
 
 def _as_json(folder: Path, planned: Plan, outcome: Outcome) -> dict[str, object]:

@@ -15,7 +15,8 @@ from flask import Flask, Response, current_app, request
 from flask.blueprints import BlueprintSetupState
 
 from patchify.errors import CatalogueError, CatalogueUnavailableError, ConfigError
-from patchify.messages import JSON, MalformedDocumentError
+from patchify.members import MalformedDocumentError
+from patchify.messages import JSON
 from patchify.reports import MOST_BYTES, Batch
 from patchify.server.blueprint import core_of, log_request, patchify_bp
 from patchify.server.config import PREFIX
